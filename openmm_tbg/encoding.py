@@ -1,0 +1,78 @@
+"""Which atoms a field can tell apart: one integer label for each atom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from .molecule import Molecule
+
+HYDROGEN, NITROGEN = 1, 7
+
+
+@dataclass(frozen=True)
+class AtomEncoding:
+    """A label from 0 to `n_labels` - 1 for each atom of a molecule.
+
+    A density that knows atoms by their labels only is invariant under permutations of atoms with
+    equal label.
+
+    Raises:
+        ValueError: for a label out of range.
+    """
+
+    labels: tuple[int, ...]
+    n_labels: int
+
+    def __post_init__(self) -> None:
+        if not all(0 <= label < self.n_labels for label in self.labels):
+            raise ValueError(f"labels: {self.labels} leave the range 0 to {self.n_labels - 1}")
+
+    def one_hot(self) -> Float64[np.ndarray, "atoms labels"]:
+        """Row $i$ is the unit vector of the label of atom $i$."""
+        return np.eye(self.n_labels)[list(self.labels)]
+
+
+def encode_full(molecule: Molecule) -> AtomEncoding:
+    """A label of its own for each atom, except that the hydrogens of CH3, NH3 and NH2 share one.
+
+    Those of CH2 keep their own: beside a stereocentre they are different atoms (diastereotopic).
+    After the encoding "full" of Klein & Noé 2024 (arXiv:2406.14426).
+
+    Example:
+        >>> bonds = ((0, 1), (0, 2), (0, 3))
+        >>> names = ("N", "H1", "H2", "H3")
+        >>> encode_full(Molecule((7, 1, 1, 1), names, ("NH3",) * 4, (0,) * 4, bonds, ()))
+        AtomEncoding(labels=(0, 1, 1, 1), n_labels=2)
+    """
+    representatives = list(range(molecule.n_atoms))
+    for atom, number in enumerate(molecule.atomic_numbers):
+        hydrogens = [
+            neighbour
+            for neighbour in molecule.neighbours(atom)
+            if molecule.atomic_numbers[neighbour] == HYDROGEN
+        ]
+        if len(hydrogens) >= 3 or (len(hydrogens) == 2 and number == NITROGEN):
+            for hydrogen in hydrogens:
+                representatives[hydrogen] = hydrogens[0]
+    return _numbered(representatives)
+
+
+def encode_elements(molecule: Molecule) -> AtomEncoding:
+    """One label for each element of the molecule, lightest first.
+
+    Example:
+        >>> bonds = ((0, 1), (0, 2))
+        >>> names = ("O", "H1", "H2")
+        >>> encode_elements(Molecule((8, 1, 1), names, ("HOH",) * 3, (0,) * 3, bonds, ()))
+        AtomEncoding(labels=(1, 0, 0), n_labels=2)
+    """
+    return _numbered(molecule.atomic_numbers)
+
+
+def _numbered(keys: Sequence[int]) -> AtomEncoding:
+    label = {key: rank for rank, key in enumerate(sorted(set(keys)))}
+    return AtomEncoding(tuple(label[key] for key in keys), len(label))

@@ -1,0 +1,75 @@
+"""What a field knows of its molecule before it sees a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from ..arrays import Positions
+from ..encoding import AtomEncoding
+from ..molecule import Molecule
+
+Pairs = Float64[np.ndarray, "atoms atoms"]
+
+
+@dataclass(frozen=True)
+class ReferenceGeometry:
+    """Labels of the atoms and the first two moments of an ensemble of configurations.
+
+    Every matrix is the same for atoms that the encoding does not tell apart, so a field built on it is equivariant
+    under their permutation.
+
+    Args:
+        one_hot: label of each atom (atoms, labels).
+        graph_distances: number of bonds between two atoms.
+        covariance: between atoms, per Cartesian component, nm^2, of centred and isotropically rotated configurations.
+        distance_mean: mean distance of each pair, nm.
+        distance_sd: standard deviation of each distance, nm.
+    """
+
+    one_hot: Float64[np.ndarray, "atoms labels"]
+    graph_distances: Int[np.ndarray, "atoms atoms"]
+    covariance: Pairs
+    distance_mean: Pairs
+    distance_sd: Pairs
+
+    @classmethod
+    def from_frames(
+        cls, molecule: Molecule, encoding: AtomEncoding, positions_nm: Positions
+    ) -> ReferenceGeometry:
+        """Moments of `positions_nm`, averaged over pairs with equal labels and equal graph distance."""
+        centred = positions_nm - positions_nm.mean(axis=1, keepdims=True)
+        graph_distances = molecule.topological_distances()
+        classes = _pair_classes(np.asarray(encoding.labels), graph_distances)
+        squares = np.zeros(graph_distances.shape)
+        distances = np.zeros(graph_distances.shape)
+        for frame in centred:
+            square = np.square(frame[:, None] - frame[None]).sum(-1)
+            squares += square
+            distances += np.sqrt(square)
+        mean = _class_average(distances / len(centred), classes)
+        mean_square = _class_average(squares / len(centred), classes)
+        centring = np.eye(molecule.n_atoms) - 1 / molecule.n_atoms
+        return cls(
+            one_hot=encoding.one_hot(),
+            graph_distances=graph_distances,
+            covariance=centring @ (-mean_square / 6) @ centring,
+            distance_mean=mean,
+            distance_sd=np.sqrt(np.maximum(mean_square - mean**2, 0.0)),
+        )
+
+
+def _pair_classes(
+    labels: Int[np.ndarray, " atoms"], graph_distances: Int[np.ndarray, "atoms atoms"]
+) -> Int[np.ndarray, "atoms atoms"]:
+    low = np.minimum.outer(labels, labels)
+    high = np.maximum.outer(labels, labels)
+    keys = np.stack([low, high, graph_distances], axis=-1).reshape(-1, 3)
+    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(graph_distances.shape)
+
+
+def _class_average(values: Pairs, classes: Int[np.ndarray, "atoms atoms"]) -> Pairs:
+    totals = np.bincount(classes.ravel(), values.ravel())
+    return (totals / np.bincount(classes.ravel()))[classes]

@@ -1,0 +1,32 @@
+"""What the flow asks of a vector field."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+Batch = Float[Tensor, "batch atoms 3"]
+Scalar = Float[Tensor, " batch"]
+Time = Float[Tensor, ""]
+
+
+class VectorField(Protocol):
+    """A translation-invariant, mean-free velocity of atoms that is equivariant under rotations and reflections.
+
+    Positions are centred, in nm; time runs from 0 (prior) to 1 (molecule); velocities are nm per unit of time.
+    """
+
+    @property
+    def bytes_per_divergence(self) -> int:
+        """Estimated working memory of `velocity_and_divergence` for one configuration."""
+        ...
+
+    def velocity(self, t: Time, x: Batch) -> Batch:
+        """The velocity of every atom."""
+        ...
+
+    def velocity_and_divergence(self, t: Time, x: Batch) -> tuple[Batch, Scalar]:
+        """The velocity and its exact divergence over all 3N coordinates."""
+        ...

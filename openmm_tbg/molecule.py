@@ -1,0 +1,260 @@
+"""The molecule a generator was trained on or is asked for: atoms, bonds and handedness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import rustworkx as rx
+from jaxtyping import Int
+from openmm.app import Element, Topology
+from rdkit import Chem
+
+from .arrays import Frame, Mask, Positions, Scalars
+
+Bonds = tuple[tuple[int, int], ...]
+
+SMALLEST_VOLUME_NM3 = 1e-4  # a tetrahedral carbon spans twenty times as much
+
+
+@dataclass(frozen=True)
+class Stereocentre:
+    r"""An atom whose four neighbours all differ, so that it has a hand.
+
+    The hand is the sign of the volume that three of the neighbours span from the centre,
+
+    $$ V = \det(x_a - x_c,\; x_b - x_c,\; x_d - x_c) . $$
+
+    Attributes:
+        centre: index $c$.
+        neighbours: indices $a, b, d$ by falling canonical rank, so that a symmetry of the molecule
+            that maps one centre onto another maps their volumes, too.
+        sign: of $V$ in the reference, +1 or -1.
+    """
+
+    centre: int
+    neighbours: tuple[int, int, int]
+    sign: int
+
+    def inverted(self, positions_nm: Positions) -> Mask:
+        """Whether the centre has the other hand than in the reference, for each frame (nm)."""
+        return self.sign * _signed_volumes(positions_nm, self.centre, self.neighbours) <= 0
+
+
+@dataclass(frozen=True)
+class Molecule:
+    """One molecule without coordinates, except for the hand of its stereocentres.
+
+    Attributes:
+        atomic_numbers: of each atom.
+        names: of each atom, as in the topology.
+        residue_names: of each atom's residue.
+        residue_indices: of each atom's residue, counted from 0.
+        bonds: pairs $i < j$, sorted.
+        stereocentres: by rising index of the centre; empty for an achiral molecule.
+    """
+
+    atomic_numbers: tuple[int, ...]
+    names: tuple[str, ...]
+    residue_names: tuple[str, ...]
+    residue_indices: tuple[int, ...]
+    bonds: Bonds
+    stereocentres: tuple[Stereocentre, ...]
+
+    @classmethod
+    def from_topology(cls, topology: Topology, reference_positions_nm: Frame) -> Molecule:
+        """Read the molecule from an OpenMM topology, and its hand from a structure of it.
+
+        A stereocentre is an atom with four neighbours of different canonical rank (RDKit). Bond
+        orders are ignored, so that resonance forms do not matter. Chiral axes, double bonds and
+        centres whose neighbours differ by nothing but their own hand are not looked for.
+
+        Args:
+            topology: one molecule, all atoms and bonds present.
+            reference_positions_nm: (atoms, 3) in nm, of the wanted hand.
+
+        Raises:
+            ValueError: for virtual sites, missing bonds, more than one fragment, or a reference
+                that has another number of atoms, is not finite, or is flat at a stereocentre.
+
+        Example:
+            >>> topology = Topology()
+            >>> residue = topology.addResidue("CHX", topology.addChain())
+            >>> carbon, *ligands = [
+            ...     topology.addAtom(symbol, Element.getBySymbol(symbol), residue)
+            ...     for symbol in ("C", "H", "F", "Cl", "Br")
+            ... ]
+            >>> for ligand in ligands:
+            ...     topology.addBond(carbon, ligand)
+            >>> corners = [[0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]
+            >>> molecule = Molecule.from_topology(topology, 0.1 * np.array(corners))
+            >>> molecule.stereocentres
+            (Stereocentre(centre=0, neighbours=(4, 3, 2), sign=1),)
+        """
+        atoms = list(topology.atoms())
+        bonds = _bonds(topology)
+        for atom in atoms:
+            if atom.element is None:
+                raise ValueError(
+                    f"topology: atom {atom.index} ({atom.name}) is a virtual site; "
+                    "use a model of the molecule without virtual sites"
+                )
+        _require_connected(len(atoms), bonds)
+        _require_reference(len(atoms), reference_positions_nm)
+        atomic_numbers = tuple(int(atom.element.atomic_number) for atom in atoms)
+        return cls(
+            atomic_numbers=atomic_numbers,
+            names=tuple(atom.name for atom in atoms),
+            residue_names=tuple(atom.residue.name for atom in atoms),
+            residue_indices=tuple(atom.residue.index for atom in atoms),
+            bonds=bonds,
+            stereocentres=_stereocentres(atomic_numbers, bonds, reference_positions_nm),
+        )
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.atomic_numbers)
+
+    def neighbours(self, atom: int) -> tuple[int, ...]:
+        """Indices of the atoms bonded to `atom`, rising."""
+        return _neighbours(self.bonds, atom)
+
+    def topological_distances(self) -> Int[np.ndarray, "atoms atoms"]:
+        """Number of bonds on the shortest way between each two atoms."""
+        graph = _graph(self.n_atoms, self.bonds)
+        return rx.distance_matrix(graph).astype(np.int64)
+
+    def require_same(self, other_topology: Topology) -> None:
+        """Check that a topology has the same elements and bonds, in the same order of atoms.
+
+        Names may differ: no density depends on them once the atoms are labelled.
+
+        Raises:
+            ValueError: naming the first atom or bond that differs.
+        """
+        remedy = "reorder the atoms, or choose a model of this molecule"
+        atoms = list(other_topology.atoms())
+        if len(atoms) != self.n_atoms:
+            raise ValueError(
+                f"other_topology: {len(atoms)} atoms where the molecule has {self.n_atoms}; "
+                f"{remedy}"
+            )
+        for index, (atom, number) in enumerate(zip(atoms, self.atomic_numbers, strict=True)):
+            if atom.element is None or atom.element.atomic_number != number:
+                found = "a virtual site" if atom.element is None else atom.element.symbol
+                raise ValueError(
+                    f"other_topology: atom {index} ({atom.name}) is {found} where the molecule has "
+                    f"{Element.getByAtomicNumber(number).symbol} ({self.names[index]}); {remedy}"
+                )
+        bonds = _bonds(other_topology)
+        for i, j in sorted(set(bonds) ^ set(self.bonds)):
+            state = "missing" if (i, j) in self.bonds else "not in the molecule"
+            raise ValueError(
+                f"other_topology: the bond between atoms {i} ({self.names[i]}) and "
+                f"{j} ({self.names[j]}) is {state}; {remedy}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Molecule:
+        """The molecule that `to_dict` wrote, also after a way through JSON."""
+        return cls(
+            atomic_numbers=tuple(data["atomic_numbers"]),
+            names=tuple(data["names"]),
+            residue_names=tuple(data["residue_names"]),
+            residue_indices=tuple(data["residue_indices"]),
+            bonds=tuple((i, j) for i, j in data["bonds"]),
+            stereocentres=tuple(
+                Stereocentre(item["centre"], (a, b, d), item["sign"])
+                for item in data["stereocentres"]
+                for a, b, d in [item["neighbours"]]
+            ),
+        )
+
+
+def _bonds(topology: Topology) -> Bonds:
+    pairs = ((bond[0].index, bond[1].index) for bond in topology.bonds())
+    return tuple(sorted({(min(pair), max(pair)) for pair in pairs}))
+
+
+def _neighbours(bonds: Bonds, atom: int) -> tuple[int, ...]:
+    return tuple(sorted(i + j - atom for i, j in bonds if atom in (i, j)))
+
+
+def _graph(n_atoms: int, bonds: Bonds) -> rx.PyGraph[None, None]:
+    graph: rx.PyGraph[None, None] = rx.PyGraph()
+    graph.add_nodes_from([None] * n_atoms)
+    graph.extend_from_edge_list(list(bonds))
+    return graph
+
+
+def _require_connected(n_atoms: int, bonds: Bonds) -> None:
+    if not bonds:
+        raise ValueError(
+            "topology: no bonds; read it from a file that has them, or call "
+            "topology.createStandardBonds()"
+        )
+    fragments = rx.connected_components(_graph(n_atoms, bonds))
+    if len(fragments) > 1:
+        outside = next(atom for atom in range(n_atoms) if atom not in fragments[0])
+        raise ValueError(
+            f"topology: {len(fragments)} fragments with no bond between them (atom {outside} is "
+            "not in the first); give one molecule, without solvent or ions, and all its bonds"
+        )
+
+
+def _require_reference(n_atoms: int, reference_positions_nm: Frame) -> None:
+    if reference_positions_nm.shape != (n_atoms, 3):
+        raise ValueError(
+            f"reference_positions_nm: shape {reference_positions_nm.shape} where ({n_atoms}, 3) is "
+            "needed; give one frame of all atoms"
+        )
+    if not np.isfinite(reference_positions_nm).all():
+        raise ValueError("reference_positions_nm: not finite; give a sound structure, in nm")
+
+
+def _stereocentres(
+    atomic_numbers: Sequence[int], bonds: Bonds, reference_positions_nm: Frame
+) -> tuple[Stereocentre, ...]:
+    ranks = _canonical_ranks(atomic_numbers, bonds)
+    found = []
+    for centre in range(len(atomic_numbers)):
+        neighbours = sorted(_neighbours(bonds, centre), key=ranks.__getitem__, reverse=True)
+        if len(neighbours) != 4 or len({ranks[atom] for atom in neighbours}) < 4:
+            continue
+        spanning = neighbours[0], neighbours[1], neighbours[2]
+        volume = _signed_volumes(reference_positions_nm[None], centre, spanning)[0]
+        if abs(volume) < SMALLEST_VOLUME_NM3:
+            raise ValueError(
+                f"reference_positions_nm: flat at stereocentre {centre} (V = {volume:.1e} nm^3); "
+                "give a three-dimensional structure, in nm"
+            )
+        found.append(Stereocentre(centre, spanning, 1 if volume > 0 else -1))
+    return tuple(found)
+
+
+def _canonical_ranks(atomic_numbers: Sequence[int], bonds: Bonds) -> list[int]:
+    """Equal for atoms that the bond graph cannot tell apart."""
+    mol = Chem.RWMol()
+    for number in atomic_numbers:
+        atom = Chem.Atom(number)
+        atom.SetNoImplicit(True)
+        mol.AddAtom(atom)
+    for i, j in bonds:
+        mol.AddBond(i, j, Chem.BondType.SINGLE)
+    mol.UpdatePropertyCache(strict=False)
+    return list(Chem.CanonicalRankAtoms(mol, breakTies=False))
+
+
+def _signed_volumes(
+    positions_nm: Positions, centre: int, neighbours: tuple[int, int, int]
+) -> Scalars:
+    arms = positions_nm[:, neighbours] - positions_nm[:, [centre]]
+    volumes: Scalars = np.linalg.det(arms)
+    return volumes

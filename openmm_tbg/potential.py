@@ -1,0 +1,94 @@
+"""Reduced potentials of whole batches through one OpenMM Context."""
+
+from __future__ import annotations
+
+import numpy as np
+import openmm
+from openmm import unit
+from openmmtools.states import ThermodynamicState
+
+from .arrays import Positions, Scalars
+
+
+def require_supported(system: openmm.System, n_atoms: int) -> None:
+    """Refuse a System in which a Cartesian density of all atoms has no meaning.
+
+    Args:
+        system: The System whose energy is the target, as `context.getSystem()` returns it.
+        n_atoms: Number of atoms that the generator draws.
+
+    Raises:
+        ValueError: The System holds another number of particles, constraints, virtual sites,
+            massless (frozen) particles, a periodic box or a barostat.
+
+    Example:
+        >>> require_supported(openmm.System(), 22)
+        Traceback (most recent call last):
+            ...
+        ValueError: the System has 0 particles, the generator 22 atoms: build both from one topology
+    """
+    particles = range(system.getNumParticles())
+    if len(particles) != n_atoms:
+        raise ValueError(
+            f"the System has {len(particles)} particles, the generator {n_atoms} atoms: "
+            "build both from one topology"
+        )
+    if system.getNumConstraints() > 0:
+        raise ValueError(
+            f"the System has {system.getNumConstraints()} constraints, on which a Cartesian "
+            "density has no meaning: create it with constraints=None and rigidWater=False"
+        )
+    if any(system.isVirtualSite(particle) for particle in particles):
+        raise ValueError("the System has virtual sites: use a force field without them")
+    if any(system.getParticleMass(particle)._value == 0 for particle in particles):
+        raise ValueError("the System has particles of mass zero: give each a mass, none is fixed")
+    if any("Barostat" in type(force).__name__ for force in system.getForces()):
+        raise ValueError("the System has a barostat: leave the pressure of the state at None")
+    if system.usesPeriodicBoundaryConditions():
+        raise ValueError("the System is periodic: create it with nonbondedMethod=NoCutoff")
+
+
+class ReducedPotential:
+    """Reduced potentials u(x) in kT, the negative log of the target density up to a constant.
+
+    Whatever forces the System holds are the target, through `ThermodynamicState.reduced_potential`.
+
+    Args:
+        thermodynamic_state: Temperature and System of the target.
+        context: A Context in that state; its positions are overwritten.
+
+    Raises:
+        ValueError: The temperature carries no unit.
+
+    Example:
+        >>> from openmmtools.testsystems import HarmonicOscillator
+        >>> state = ThermodynamicState(HarmonicOscillator().system, temperature=300 * unit.kelvin)
+        >>> context = state.create_context(openmm.VerletIntegrator(0.001))
+        >>> ReducedPotential(state, context)(np.array([[[0.0, 0.0, 0.0]], [[np.nan, 0.0, 0.0]]]))
+        array([ 0., nan])
+    """
+
+    def __init__(self, thermodynamic_state: ThermodynamicState, context: openmm.Context) -> None:
+        if not unit.is_quantity(thermodynamic_state.temperature):
+            raise ValueError(
+                "the temperature of thermodynamic_state has no unit: "
+                f"set it to {thermodynamic_state.temperature} * unit.kelvin"
+            )
+        self._thermodynamic_state = thermodynamic_state
+        self._context = context
+
+    def __call__(self, positions_nm: Positions) -> Scalars:
+        """Reduced potential of each configuration; NaN where OpenMM cannot evaluate it.
+
+        Args:
+            positions_nm: Configurations in nm.
+        """
+        return np.array([self._of_one(positions) for positions in positions_nm], dtype=np.float64)
+
+    def _of_one(self, positions_nm: np.ndarray) -> float:
+        # The CPU platform raises on coordinates that are NaN, others return NaN.
+        try:
+            self._context.setPositions(positions_nm)
+            return float(self._thermodynamic_state.reduced_potential(self._context))
+        except openmm.OpenMMException:
+            return np.nan

@@ -1,0 +1,156 @@
+"""Configurations drawn from a generator, and the pool that hands each of them out once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from .arrays import Cause, Causes, Mask, Positions, Scalars
+from .molecule import Molecule
+
+RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """Configurations with the density from which they were drawn; all columns are indexed together.
+
+    Args:
+        positions_nm: Cartesian positions in nm, geometric centre at the origin.
+        log_q: Log-density in nats, with respect to Lebesgue measure in nm on the 3(N-1)-dimensional
+            space of centred positions. It counts the mirror image where the filters fold the two.
+        cause: Why a row cannot be accepted, `Cause.NONE` where it passes. No row is ever dropped.
+
+    Raises:
+        ValueError: The columns differ in length.
+
+    Example:
+        >>> cause = np.array([Cause.NONE, Cause.CHIRALITY], dtype=np.int8)
+        >>> proposals = Proposals(np.zeros((2, 1, 3)), np.zeros(2), cause)
+        >>> proposals.passes, len(proposals[:1])
+        (array([ True, False]), 1)
+    """
+
+    positions_nm: Positions
+    log_q: Scalars
+    cause: Causes
+
+    def __post_init__(self) -> None:
+        lengths = len(self.positions_nm), len(self.log_q), len(self.cause)
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                f"positions_nm, log_q and cause have {lengths} rows: "
+                "keep the rows that fail a filter, with their cause"
+            )
+
+    @property
+    def passes(self) -> Mask:
+        """Which rows pass the filters."""
+        return self.cause == Cause.NONE
+
+    def __len__(self) -> int:
+        return len(self.log_q)
+
+    def __getitem__(
+        self, rows: slice | Int[np.ndarray, " rows"] | Bool[np.ndarray, " batch"]
+    ) -> Proposals:
+        return Proposals(self.positions_nm[rows], self.log_q[rows], self.cause[rows])
+
+    @staticmethod
+    def concatenate(batches: Sequence[Proposals]) -> Proposals:
+        """All rows of the batches, in their order."""
+        return Proposals(
+            np.concatenate([batch.positions_nm for batch in batches]),
+            np.concatenate([batch.log_q for batch in batches]),
+            np.concatenate([batch.cause for batch in batches]),
+        )
+
+
+@runtime_checkable
+class ProposalGenerator(Protocol):
+    """A normalised density q over the configurations of one molecule, sampled and evaluated."""
+
+    @property
+    def molecule(self) -> Molecule:
+        """The molecule whose atoms the positions list."""
+
+    @property
+    def reference(self) -> str:
+        """From what to load the generator again: a registered name, or an absolute path."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all that determines q."""
+
+    def propose(self, n: int, rng: np.random.Generator) -> Proposals:
+        """Draw n configurations; those that fail a filter keep their rows."""
+
+    def evaluate(self, positions_nm: Positions) -> Proposals:
+        """Filter and log-density of given, centred configurations, exactly as for proposals."""
+
+
+class ProposalPool:
+    """Proposals drawn ahead in batches, and the one source of randomness of all who share it.
+
+    Each proposal is handed out once and each random stream is spawned once, so that no two copies
+    of a move see the same ones, while one seed still determines everything.
+
+    Args:
+        generator: What draws the proposals.
+        batch_size: How many to draw at a time.
+        seed: Seed of the proposals and streams; None takes entropy from the operating system.
+        n_drawn: Proposals that an earlier process has used under this seed. Each number gives
+            streams of its own, as does each MPI or SLURM rank.
+
+    Raises:
+        ValueError: `batch_size`, or the number taken, is below 1.
+        RuntimeError: The generator did not return as many rows as it was asked for.
+    """
+
+    def __init__(
+        self,
+        generator: ProposalGenerator,
+        batch_size: int,
+        seed: int | None = None,
+        n_drawn: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: draw at least one proposal at a time")
+        self.generator = generator
+        self._batch_size = batch_size
+        self._seeds = np.random.SeedSequence(seed, spawn_key=(n_drawn, _rank()))
+        self._rng = self.spawn_rng()
+        self._ahead: list[Proposals] = []
+
+    def take(self, n: int) -> Proposals:
+        """The next n proposals."""
+        if n < 1:
+            raise ValueError(f"cannot take {n} proposals: take at least one")
+        while sum(map(len, self._ahead)) < n:
+            self._ahead.append(self._draw())
+        drawn = Proposals.concatenate(self._ahead)
+        self._ahead = [drawn[n:]]
+        return drawn[:n]
+
+    def spawn_rng(self) -> np.random.Generator:
+        """A new random stream, independent of all others."""
+        return np.random.default_rng(self._seeds.spawn(1)[0])
+
+    def _draw(self) -> Proposals:
+        batch = self.generator.propose(self._batch_size, self._rng)
+        if len(batch) != self._batch_size:
+            raise RuntimeError(
+                f"the generator returned {len(batch)} rows where {self._batch_size} were asked for:"
+                " a proposal that fails a filter has to keep its row"
+            )
+        return batch
+
+
+def _rank() -> int:
+    """The rank of this process among those that MPI or SLURM started together, else 0."""
+    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)

@@ -1,0 +1,58 @@
+"""Dihedral angles: measured in arrays of frames, and set in one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Float
+
+from .arrays import Frame
+
+Dihedral = tuple[int, int, int, int]
+
+
+def dihedral(
+    positions_nm: Float[np.ndarray, "*frames atoms 3"], atoms: Dihedral
+) -> Float[np.ndarray, "*frames"]:
+    r"""Dihedral angle of four atoms in every frame, in radians within $(-\pi, \pi]$.
+
+    Zero is cis; looking from the second atom to the third, the angle grows as the fourth turns
+    clockwise (IUPAC).
+
+    Example:
+        >>> quarter_turn = np.array([[1.0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 1]])
+        >>> float(np.degrees(dihedral(quarter_turn, (0, 1, 2, 3))))
+        90.0
+    """
+    first, second, third, fourth = (positions_nm[..., atom, :] for atom in atoms)
+    axis = third - second
+    before = np.cross(axis, first - second)
+    after = np.cross(axis, fourth - third)
+    sine = np.sum(np.cross(before, after) * axis, axis=-1) / np.linalg.norm(axis, axis=-1)
+    return np.asarray(np.arctan2(sine, np.sum(before * after, axis=-1)))
+
+
+def with_dihedral(frame: Frame, atoms: Dihedral, moving: Iterable[int], angle: float) -> Frame:
+    """The frame with one dihedral set, by a rotation of some atoms about its axis.
+
+    Args:
+        frame: positions in nm.
+        atoms: the four atoms of the dihedral.
+        moving: the atoms on the fourth atom's side of the axis, and this one.
+        angle: the new dihedral, in radians.
+
+    Example:
+        >>> quarter_turn = np.array([[1.0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 1]])
+        >>> print(with_dihedral(quarter_turn, (0, 1, 2, 3), [3], 0.0)[3].round(9) + 0.0)
+        [1. 0. 1.]
+    """
+    _, second, third, _ = frame[list(atoms)]
+    x, y, z = (third - second) / np.linalg.norm(third - second)
+    generator = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    turn = angle - dihedral(frame, atoms)
+    rotation = np.eye(3) + np.sin(turn) * generator + (1 - np.cos(turn)) * generator @ generator
+    rows = list(moving)
+    turned = frame.copy()
+    turned[rows] = (frame[rows] - third) @ rotation.T + third
+    return turned
