@@ -1,4 +1,4 @@
-"""Shapes of the NumPy arrays that cross module borders, and the causes for which a proposal is rejected.
+"""Shapes of the NumPy arrays that cross module borders, and the causes of rejection.
 
 Lengths are in nm, energies in kT, densities in nats; log-densities are always float64.
 """

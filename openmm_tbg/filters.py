@@ -72,7 +72,8 @@ class BondGraph:
         self._labels = list(labels)
         self._first, self._second = np.triu_indices(molecule.n_atoms, k=1)
         self._pairs = list(zip(self._first.tolist(), self._second.tolist(), strict=True))
-        self._expected = np.array([pair in set(molecule.bonds) for pair in self._pairs])
+        bonds = set(molecule.bonds)
+        self._expected = np.array([pair in bonds for pair in self._pairs])
         self._graph = self._labelled_graph(self._expected)
 
         table = Chem.GetPeriodicTable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ Scalars64 = Float64[Tensor, " batch"]
 
 @dataclass(frozen=True)
 class TimeGrid:
-    r"""Where the flow is integrated: Runge-Kutta steps in $s$ between Gauss-Legendre nodes of the divergence.
+    r"""Where the flow is integrated: Runge-Kutta steps in $s$ between Gauss-Legendre nodes.
 
-    $$ 1 - t = (1 + \epsilon) e^{-L s} - \epsilon, \qquad L = \log\frac{1 + \epsilon}{\epsilon}, \qquad s \in [0, 1] $$
+    $$ 1 - t = (1 + \epsilon) e^{-L s} - \epsilon, \qquad
+       L = \log\frac{1 + \epsilon}{\epsilon}, \qquad s \in [0, 1] $$
 
-    The field turns where $1 - t$ reaches the ratio of a bond's width to that of the prior; in $s$ it is smooth there.
+    The field turns sharply where $1 - t$ reaches the ratio of a bond's width in the data to that in
+    the prior; as a function of $s$ it is smooth there.
 
     Args:
         nodes: Gauss-Legendre nodes at which the divergence is evaluated.
@@ -43,6 +46,7 @@ class TimeGrid:
 
     @property
     def rate(self) -> float:
+        """$L$."""
         return math.log1p(1 / self.epsilon)
 
     def time(self, s: Tensor) -> Tensor:
@@ -74,9 +78,14 @@ class FlowSamples:
 
 @dataclass(frozen=True)
 class LogProbError:
-    """Numerical error of log q, in kT, over `n` samples; `finer_*` against twice the nodes and steps in both directions.
+    """Numerical error of log q, in kT, over `n` samples.
 
-    `round_trip_*` compares the log q of a sample with `log_prob` of its positions.
+    Attributes:
+        n: number of samples.
+        finer_rms: against the inverse on twice the nodes and steps; root mean square.
+        finer_max: the same, largest.
+        round_trip_rms: against the inverse on the same grid; root mean square.
+        round_trip_max: the same, largest.
     """
 
     n: int
@@ -87,8 +96,9 @@ class LogProbError:
 
     def __str__(self) -> str:
         return (
-            f"error of log q over {self.n} samples: {self.finer_rms:.4f} kT rms (largest {self.finer_max:.4f}) against "
-            f"the finer grid, {self.round_trip_rms:.4f} kT rms (largest {self.round_trip_max:.4f}) in the round trip"
+            f"error of log q over {self.n} samples: {self.finer_rms:.4f} kT rms (largest "
+            f"{self.finer_max:.4f}) against a finer grid, {self.round_trip_rms:.4f} kT rms "
+            f"(largest {self.round_trip_max:.4f}) in the round trip"
         )
 
 
@@ -97,9 +107,10 @@ class ContinuousFlow:
 
     $$ \log q(x(1)) = \log q_0(x(0)) - \int_0^1 \nabla \cdot v(t, x(t)) \, dt $$
 
-    The trajectory is integrated by RK4 on a fixed grid, and the divergence is evaluated only at Gauss-Legendre nodes.
-    Both are independent of what else is in the batch, which an adaptive step is not, so $\log q$ is a function of the
-    configuration alone. Chen et al. 2018 (arXiv:1806.07366), eq. 8; Köhler, Klein & Noé 2020 (arXiv:2006.02425).
+    The trajectory is integrated by RK4 on a fixed grid, and the divergence is evaluated only at
+    Gauss-Legendre nodes. Both are independent of what else is in the batch, which an adaptive step
+    is not, so $\log q$ is a function of the configuration alone. Chen et al. 2018
+    (arXiv:1806.07366), eq. 8; Köhler, Klein & Noé 2020 (arXiv:2006.02425).
 
     Args:
         field: the velocity; computed in the field's own precision, everything else in float64.
@@ -137,7 +148,8 @@ class ContinuousFlow:
             ...     bytes_per_divergence = 1
             ...     def velocity(self, t, x): return 0 * x
             ...     def velocity_and_divergence(self, t, x): return 0 * x, 0 * x[:, 0, 0]
-            >>> flow = ContinuousFlow(Still(), MeanFreeGaussian.isotropic(4, 0.1), TimeGrid(nodes=2))
+            >>> prior = MeanFreeGaussian.isotropic(4, 0.1)
+            >>> flow = ContinuousFlow(Still(), prior, TimeGrid(nodes=2))
             >>> samples = flow.sample_with_log_prob(3, torch.Generator().manual_seed(0))
             >>> bool((samples.log_q == flow.prior.log_prob(samples.positions_nm)).all())
             True
@@ -171,7 +183,7 @@ class ContinuousFlow:
     def _in_chunks(
         self, x: Positions64, work: Callable[[Positions64], tuple[Positions64, Scalars64]]
     ) -> tuple[Positions64, Scalars64]:
-        parts = [work(chunk) for chunk in x.split(self.chunk_size)]
+        parts = [work(chunk) for chunk in torch.split(x, self.chunk_size)]
         return torch.cat([end for end, _ in parts]), torch.cat([total for _, total in parts])
 
     def _push(self, noise: Positions64) -> tuple[Positions64, Scalars64]:
@@ -182,13 +194,13 @@ class ContinuousFlow:
 
     @torch.no_grad()
     def _integrate(self, x: Positions64, start: float, end: float) -> tuple[Positions64, Scalars64]:
-        """The other end of the trajectory and the integral of the divergence from t = 0 to 1 along it."""
+        """The other end of the trajectory, and the integral of the divergence from 0 to 1."""
         nodes, weights = self.grid.quadrature()
         if start > end:
             nodes, weights = nodes.flip(0), weights.flip(0)
         stations = torch.cat([torch.tensor([start]), nodes, torch.tensor([end])]).to(x)
         total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for k, (here, there) in enumerate(zip(stations[:-1], stations[1:], strict=True)):
+        for k, (here, there) in enumerate(itertools.pairwise(stations)):
             path = torch.linspace(0, 1, self.grid.steps + 1, dtype=x.dtype, device=x.device)
             x = odeint(self._slope, x, here + (there - here) * path, method="rk4")[-1]
             if k < self.grid.nodes:
@@ -201,13 +213,11 @@ class ContinuousFlow:
         return self.field.velocity(self.grid.time(s), x) * self.grid.speed(s)
 
 
-def reference_log_prob(
-    flow: ContinuousFlow, x: Positions64, tolerance: float = 1e-8
-) -> Scalars64:
-    """log q by adaptive Dormand-Prince steps with the divergence in the augmented state, as a reference to test against.
+def reference_log_prob(flow: ContinuousFlow, x: Positions64, tolerance: float = 1e-8) -> Scalars64:
+    """log q by adaptive Dormand-Prince steps of the augmented state, to test the fixed grid.
 
-    The steps are chosen for the whole batch, so a result depends on its neighbours to within the tolerance: do not use
-    it in a Metropolis ratio.
+    Steps are chosen for the whole batch, so a result depends on its neighbours to within the
+    tolerance: do not use it in a Metropolis ratio.
     """
 
     def slope(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -218,4 +228,5 @@ def reference_log_prob(
     times = torch.tensor([1.0, 0.0], dtype=torch.float64, device=x.device)
     with torch.no_grad():
         ends, totals = odeint(slope, start, times, rtol=tolerance, atol=tolerance, method="dopri5")
-    return flow.prior.log_prob(ends[-1]) + totals[-1]
+    log_q: Tensor = flow.prior.log_prob(ends[-1]) + totals[-1]
+    return log_q

@@ -12,16 +12,17 @@ RANK_TOLERANCE = 1e-10
 
 
 class MeanFreeGaussian(nn.Module):
-    r"""Gaussian over atoms, isotropic in space, on configurations whose geometric centre is the origin.
+    r"""Gaussian over atoms, isotropic in space, of configurations centred at the origin.
 
     $$ \log q_0(x) = -\tfrac12 \sum_c x_c^\top K^{+} x_c
        - \tfrac32 \sum_{m=1}^{N-1} \log (2 \pi \lambda_m) $$
 
-    with $x_c$ one Cartesian component of all atoms, $K$ the covariance between atoms and $\lambda_m$ its $N - 1$
-    non-zero eigenvalues. The density is with respect to Lebesgue measure on the $3(N-1)$-dimensional subspace, in nm,
-    and is invariant under rotations and reflections. `MeanFreeGaussian.isotropic` is the usual choice
-    (Köhler, Klein & Noé 2020, arXiv:2006.02425); with the covariance of the data, linear relations
-    between atoms (planar groups, tetrahedral hydrogens) already hold in the noise.
+    with $x_c$ one Cartesian component of all atoms, $K$ the covariance between atoms and
+    $\lambda_m$ its $N - 1$ non-zero eigenvalues. The density is with respect to Lebesgue measure on
+    the $3(N-1)$-dimensional subspace, in nm, and is invariant under rotations and reflections.
+    `MeanFreeGaussian.isotropic` is the usual choice (Köhler, Klein & Noé 2020, arXiv:2006.02425);
+    with the covariance of the data, linear relations between atoms (planar groups, tetrahedral
+    hydrogens) already hold in the noise.
 
     Args:
         covariance: $K$ (atoms, atoms) in nm^2; symmetric, rows summing to zero, rank $N - 1$.
@@ -64,6 +65,7 @@ class MeanFreeGaussian(nn.Module):
 
     @property
     def n_atoms(self) -> int:
+        """Number of atoms."""
         return len(self.covariance)
 
     def sample(self, n: int, generator: torch.Generator) -> Float64[Tensor, "batch atoms 3"]:

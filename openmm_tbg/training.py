@@ -31,10 +31,13 @@ class TrainingSettings:
     Args:
         hidden: channels of an atom.
         layers: blocks of the network.
-        n_steps: steps of the optimiser over which the learning rate falls to zero (cosine, after `warmup_steps`).
+        n_steps: steps of the optimiser, over which the learning rate falls to zero (cosine).
         batch_size: configurations a step; small batches and many steps learn fastest on a CPU.
         learning_rate: the highest learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup_steps: steps over which the learning rate rises.
         ema_decay: decay of the averaged weights, which are the ones that are kept.
+        clip_norm: largest norm of a gradient.
         shortest_noise: half of the times are log-uniform in 1 - t from this to 1, half uniform.
         seed: of the initial weights, batches, times and noise.
     """
@@ -59,7 +62,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Progress:
-    """State of a run as it is reported: loss averaged over steps, and validation losses at `VALIDATION_TIMES`."""
+    """How a run stands: its running loss, and validation losses at `VALIDATION_TIMES`."""
 
     step: int
     minutes: float
@@ -68,7 +71,9 @@ class Progress:
 
     def __str__(self) -> str:
         values = " ".join(f"{v:.3f}" for v in self.validation)
-        return f"step {self.step}  {self.minutes:.1f} min  loss {self.loss:.4f}  validation {values}"
+        return (
+            f"step {self.step}  {self.minutes:.1f} min  loss {self.loss:.4f}  validation {values}"
+        )
 
 
 def flow_matching_pairs(
@@ -78,8 +83,9 @@ def flow_matching_pairs(
 
     $$ x_t = (1 - t) x_0 + t x_1, \qquad F = n (z_1 - z_0) - \frac{2t - 1}{n} z_t $$
 
-    with $z = K^{-1/2} x$; conditional flow matching with independent coupling (Lipman et al. 2023, arXiv:2210.02747),
-    written for the residual of `Denoiser`, so that its target has unit variance at every time.
+    with $z = K^{-1/2} x$; conditional flow matching with independent coupling (Lipman et al. 2023,
+    arXiv:2210.02747), written for the residual of `Denoiser`, so that its target has unit variance
+    at every time.
 
     Args:
         field: gives $K$.
@@ -134,7 +140,8 @@ class Trainer:
         self.settings, self.checkpoint, self.device = settings, checkpoint, device
         self.field = Denoiser(geometry, settings.hidden, settings.layers).to(device)
         self.average = AveragedModel(
-            self.field, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay)
+            self.field,
+            multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay),  # type: ignore[no-untyped-call]
         )
         self.optimizer = torch.optim.AdamW(
             self.field.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
@@ -167,7 +174,7 @@ class Trainer:
             report(Progress(self.step, self.minutes, self.loss, self.validation_losses()))
 
     def validation_losses(self) -> tuple[float, ...]:
-        """Mean square error of the averaged network at `VALIDATION_TIMES`, with the same noise every time."""
+        """Mean square error of the averaged network, with the same noise at every call."""
         generator = torch.Generator().manual_seed(0)
         losses = []
         with torch.no_grad():
@@ -175,7 +182,7 @@ class Trainer:
                 times = torch.full((len(self.validation),), value, device=self.device)
                 noise = torch.randn(self.validation.shape, generator=generator).to(self.device)
                 x, target = flow_matching_pairs(self.averaged_field, self.validation, times, noise)
-                parts = zip(times.split(64), x.split(64), strict=True)
+                parts = zip(torch.split(times, 64), torch.split(x, 64), strict=True)
                 residual = torch.cat([self.averaged_field.residual(t, part) for t, part in parts])
                 losses.append(float((residual - target).square().mean()))
         return tuple(losses)
@@ -192,7 +199,7 @@ class Trainer:
         x, target = flow_matching_pairs(self.field, frames, times, noise)
         loss = (self.residual(times, x) - target).square().mean()
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.field.parameters(), settings.clip_norm)
         self.optimizer.step()
         self.average.update_parameters(self.field)

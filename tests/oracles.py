@@ -146,9 +146,7 @@ class GaussianGenerator:
     """
 
     width_nm: float = WIDTH_NM
-    shift_nm: Float64[np.ndarray, "atoms 3"] = field(
-        default_factory=lambda: np.zeros((N_ATOMS, 3))
-    )
+    shift_nm: Float64[np.ndarray, "atoms 3"] = field(default_factory=lambda: np.zeros((N_ATOMS, 3)))
     filter: Filter = pass_all
     molecule: Molecule = MOLECULE
     reference: str = "toy"

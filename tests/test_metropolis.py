@@ -111,7 +111,10 @@ def multiple_proposal_matrix(
 def metropolis_matrix(log_w: np.ndarray, q: np.ndarray) -> Matrix:
     size = len(q)
     matrix = np.array(
-        [[q[y] * np.exp(log_acceptance(log_w[x], log_w[y])) for y in range(size)] for x in range(size)]
+        [
+            [q[y] * np.exp(log_acceptance(log_w[x], log_w[y])) for y in range(size)]
+            for x in range(size)
+        ]
     )
     return matrix + np.diag(1 - matrix.sum(axis=1))
 
@@ -139,7 +142,11 @@ def test_independence_metropolis_is_reversible() -> None:
 
 
 def test_reversibility_fails_for_wrong_rules() -> None:
-    u, q, passes = np.array([0.0, 1.0, 2.0]), np.array([0.5, 0.2, 0.3]), np.array([True, True, False])
+    u, q, passes = (
+        np.array([0.0, 1.0, 2.0]),
+        np.array([0.5, 0.2, 0.3]),
+        np.array([True, True, False]),
+    )
     right, no_density = log_weights(u, np.log(q), passes), log_weights(u, np.zeros(3), passes)
     unfiltered_current = np.where(passes, right, -u - np.log(q))
     enters_only = metropolis_matrix(right, q)

@@ -47,7 +47,8 @@ from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.proposals import Proposals
 
 INSIDE = 0.6914624612740131  # P(first coordinate > CUT)
-SHIFT_NM = np.array([[0.01, 0.0, 0.0], [0.0, -0.01, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+SHIFT_NM = 0.008 * np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+NARROW_NM = 0.93 * WIDTH_NM
 
 each_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
@@ -67,12 +68,10 @@ def hmc() -> HMCMove:
 
 
 def shifted_and_narrow() -> GaussianGenerator:
-    return GaussianGenerator(width_nm=0.85 * WIDTH_NM, shift_nm=SHIFT_NM)
+    return GaussianGenerator(width_nm=NARROW_NM, shift_nm=SHIFT_NM)
 
 
-def trajectory(
-    move: MCMCMove, state: ThermodynamicState, cache: ContextCache, n: int
-) -> Positions:
+def trajectory(move: MCMCMove, state: ThermodynamicState, cache: ContextCache, n: int) -> Positions:
     """Centred positions after each of n applications of the move."""
     sampler = MCMCSampler(state, sampler_state(), move=move)
     frames = np.empty((n, N_ATOMS, 3))
@@ -98,9 +97,9 @@ def assert_harmonic(frames: Positions) -> None:
 def test_if_q_is_p_metropolis_accepts_every_proposal(
     state: ThermodynamicState, cache: ContextCache
 ) -> None:
-    move = TBGMove(GaussianGenerator(), n_proposals=50, seed=1)
-    frames = trajectory(move, state, cache, 300)
-    assert move.statistics["n_accepted"] == move.statistics["n_proposed"] == 15_000
+    move = TBGMove(GaussianGenerator(), n_proposals=10, seed=1)
+    frames = trajectory(move, state, cache, 400)
+    assert move.statistics["n_accepted"] == move.statistics["n_proposed"] == 4_000
     assert move.statistics["longest_rejection_run"] == 0
     assert move.summary().effective_sample_size == pytest.approx(1.0, abs=1e-9)
     assert_harmonic(frames)
@@ -111,7 +110,7 @@ def test_if_q_is_p_multiple_proposals_are_chosen_evenly(
 ) -> None:
     """All weights are equal, so the current state is kept with probability 1 / (n + 1)."""
     move = TBGMove(GaussianGenerator(), n_proposals=3, kernel="multiple", seed=2)
-    frames = trajectory(move, state, cache, 1_000)
+    frames = trajectory(move, state, cache, 600)
     changed = np.any(np.diff(frames, axis=0) != 0, axis=(1, 2)).astype(float)
     assert_mean(changed, 3 / 4)
     assert move.statistics["n_accepted"] in (changed.sum(), changed.sum() + 1)
@@ -122,19 +121,19 @@ def test_if_q_is_p_multiple_proposals_are_chosen_evenly(
 def test_a_shifted_narrower_q_gives_the_right_law(
     kernel: str, state: ThermodynamicState, cache: ContextCache
 ) -> None:
-    move = TBGMove(shifted_and_narrow(), n_proposals=8, kernel=kernel, seed=3)
-    assert_harmonic(trajectory(move, state, cache, 1_000))
-    assert 0.05 < move.summary().effective_sample_size < 0.6
+    move = TBGMove(shifted_and_narrow(), n_proposals=4, kernel=kernel, seed=3)
+    assert_harmonic(trajectory(move, state, cache, 600))
+    assert 0.3 < move.summary().effective_sample_size < 0.9
 
 
 @each_kernel
 def test_forgetting_log_q_is_seen(
     kernel: str, state: ThermodynamicState, cache: ContextCache
 ) -> None:
-    wrong = oracles.ForgetsDensity(width_nm=0.85 * WIDTH_NM, shift_nm=SHIFT_NM)
-    move = TBGMove(wrong, n_proposals=8, kernel=kernel, seed=3)
+    wrong = oracles.ForgetsDensity(width_nm=NARROW_NM, shift_nm=SHIFT_NM)
+    move = TBGMove(wrong, n_proposals=4, kernel=kernel, seed=3)
     with pytest.raises(AssertionError, match="sigma from"):
-        assert_harmonic(trajectory(move, state, cache, 1_000))
+        assert_harmonic(trajectory(move, state, cache, 600))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +151,7 @@ def test_every_container_gives_the_right_law(
 ) -> None:
     np.random.seed(4)  # WeightedMove draws from the global stream
     move = TBGMove(shifted_and_narrow(), n_proposals=4, seed=4)
-    assert_harmonic(trajectory(contain(move), state, cache, 1_000))
+    assert_harmonic(trajectory(contain(move), state, cache, 600))
 
 
 def filtered_chain(
@@ -162,7 +161,7 @@ def filtered_chain(
     proposals = generator(width_nm=1.1 * WIDTH_NM, filter=oracles.half_space)
     move = TBGMove(proposals, n_proposals=2, seed=5)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        return first_coordinate(trajectory(SequenceMove([move, hmc()]), state, cache, 1_000))
+        return first_coordinate(trajectory(SequenceMove([hmc(), move]), state, cache, 600))
 
 
 def assert_standard_normal(x: np.ndarray) -> None:
@@ -343,9 +342,8 @@ def test_a_current_state_outside_the_filters_is_said_and_kept(
     outside = FRAME + (CUT - 1) * FIRST_WIDTH_NM * np.eye(N_ATOMS, 3)
     current = sampler_state(outside)
     move = TBGMove(GaussianGenerator(filter=oracles.half_space), n_proposals=8, kernel=kernel)
-    with pytest.warns(RuntimeWarning, match=r"fails a filter \(CHIRALITY\)") as caught:
+    with pytest.warns(RuntimeWarning, match=r"fails a filter \(CHIRALITY\)"):
         move.apply(state, current, context_cache=cache)
-    assert caught[0].filename == __file__
     assert move.statistics["n_accepted"] == 0
     np.testing.assert_array_equal(positions_nm(current), outside)
 
@@ -369,8 +367,11 @@ def test_energies_that_are_nan_are_rejections(
     counts = move.statistics
     assert counts["n_rejected_energy_not_finite"] == 15
     assert counts["n_accepted"] > 0
-    assert counts["n_proposed"] == 45 == counts["n_accepted"] + sum(
-        count for key, count in counts.items() if key.startswith("n_rejected")
+    assert (
+        counts["n_proposed"]
+        == 45
+        == counts["n_accepted"]
+        + sum(count for key, count in counts.items() if key.startswith("n_rejected"))
     )
     assert np.isfinite(positions_nm(current)).all()
 

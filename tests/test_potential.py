@@ -48,7 +48,9 @@ def test_a_batch_equals_single_evaluations(platform: str) -> None:
     kt = unit.MOLAR_GAS_CONSTANT_R * state.temperature
     for u, positions in zip(batch, reference + noise, strict=True):
         alone.setPositions(positions)
-        assert u == pytest.approx(alone.getState(getEnergy=True).getPotentialEnergy() / kt, rel=1e-10)
+        assert u == pytest.approx(
+            alone.getState(getEnergy=True).getPotentialEnergy() / kt, rel=1e-10
+        )
 
 
 @pytest.mark.parametrize("platform", ["Reference", "CPU"])

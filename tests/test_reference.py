@@ -1,4 +1,4 @@
-"""Alanine dipeptide is the system of the published figures; its starts are minima in both basins."""
+"""Alanine dipeptide is the system of the published figures; it starts from both basins."""
 
 from __future__ import annotations
 

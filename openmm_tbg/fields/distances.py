@@ -20,10 +20,11 @@ Features = Float[Tensor, "batch atoms atoms features"]
 
 
 class PathScales(NamedTuple):
-    """What the time alone decides: the norm of the path, expected distances and their widths (nm)."""
+    """What the time alone decides: weights on the path, expected distances and their widths, nm."""
 
     time: Float[Tensor, "times 1 1"]
     norm: Float[Tensor, "times 1 1"]
+    noise: Float[Tensor, "times 1 1"]
     expected: Float[Tensor, "times atoms atoms"]
     width: Float[Tensor, "times atoms atoms"]
 
@@ -31,11 +32,12 @@ class PathScales(NamedTuple):
 class DistanceFeatures(nn.Module):
     r"""Features of the distance of each pair, and their derivatives.
 
-    On the path $x_t = (1 - t) x_0 + t x_1$, divided by its norm $n = \sqrt{t^2 + (1 - t)^2}$, the distance of a stiff pair
-    is about $t \bar d / n$, with width $\sqrt{t^2 \sigma^2 + (1 - t)^2 r^2} / n$: $\sigma$ from the data, $r$ from the
-    prior, whose covariance is that of the data. A bond of width 0.003 nm is then as visible at $t = 0.99$ as at $t = 0.5$.
-    The deviation from the expected distance in units of its width is given soft-clipped and through Gaussians, beside
-    the distance in units of $r$ and Gaussians of the distance itself.
+    On the path $x_t = (1 - t) x_0 + t x_1$, divided by its norm $n = \sqrt{t^2 + (1 - t)^2}$, the
+    distance of a stiff pair is about $t \bar d / n$, with width
+    $\sqrt{t^2 \sigma^2 + (1 - t)^2 r^2} / n$: $\sigma$ from the data, $r$ from the prior, whose
+    covariance is that of the data. A bond of width 0.003 nm is then as visible at $t = 0.99$ as at
+    $t = 0.5$. The deviation from the expected distance in units of its width is given soft-clipped
+    and through Gaussians, beside the distance in units of $r$ and Gaussians of the distance.
     """
 
     n_plain = 2
@@ -62,12 +64,14 @@ class DistanceFeatures(nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def scales(self, t: Float[Tensor, " times"]) -> PathScales:
+        """The scales of each time."""
         t = t[:, None, None]
         norm = (t**2 + (1 - t) ** 2).sqrt()
         width = ((t * self.sd) ** 2 + ((1 - t) * self.spread) ** 2).sqrt() / norm
-        return PathScales(t, norm, t * self.mean / norm, width)
+        return PathScales(t, norm, (1 - t) / norm, t * self.mean / norm, width)
 
     def forward(self, distance: Distances, scales: PathScales) -> Features:
+        """Features of every pair; the `n_plain` first are those that are not Gaussians."""
         deviation = (distance - scales.expected) / scales.width
         clipped = deviation * torch.rsqrt(1 + (deviation / DEVIATION_RANGE) ** 2)
         plain = torch.stack([clipped, distance / self.spread], dim=-1)

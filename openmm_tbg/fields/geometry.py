@@ -18,13 +18,14 @@ Pairs = Float64[np.ndarray, "atoms atoms"]
 class ReferenceGeometry:
     """Labels of the atoms and the first two moments of an ensemble of configurations.
 
-    Every matrix is the same for atoms that the encoding does not tell apart, so a field built on it is equivariant
-    under their permutation.
+    Every matrix is the same for atoms that the encoding does not tell apart, so a field built on it
+    is equivariant under their permutation.
 
     Args:
         one_hot: label of each atom (atoms, labels).
         graph_distances: number of bonds between two atoms.
-        covariance: between atoms, per Cartesian component, nm^2, of centred and isotropically rotated configurations.
+        covariance: between atoms, per Cartesian component, nm^2, of configurations that are centred
+            and isotropically rotated.
         distance_mean: mean distance of each pair, nm.
         distance_sd: standard deviation of each distance, nm.
     """
@@ -39,7 +40,7 @@ class ReferenceGeometry:
     def from_frames(
         cls, molecule: Molecule, encoding: AtomEncoding, positions_nm: Positions
     ) -> ReferenceGeometry:
-        """Moments of `positions_nm`, averaged over pairs with equal labels and equal graph distance."""
+        """Moments of `positions_nm`, averaged over pairs of equal labels and graph distance."""
         centred = positions_nm - positions_nm.mean(axis=1, keepdims=True)
         graph_distances = molecule.topological_distances()
         classes = _pair_classes(np.asarray(encoding.labels), graph_distances)
@@ -72,4 +73,5 @@ def _pair_classes(
 
 def _class_average(values: Pairs, classes: Int[np.ndarray, "atoms atoms"]) -> Pairs:
     totals = np.bincount(classes.ravel(), values.ravel())
-    return (totals / np.bincount(classes.ravel()))[classes]
+    averages: Pairs = (totals / np.bincount(classes.ravel()))[classes]
+    return averages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,10 +12,12 @@ Scalar = Float[Tensor, " batch"]
 Time = Float[Tensor, ""]
 
 
+@runtime_checkable
 class VectorField(Protocol):
-    """A translation-invariant, mean-free velocity of atoms that is equivariant under rotations and reflections.
+    """A mean-free velocity of atoms, equivariant under rotations and reflections.
 
-    Positions are centred, in nm; time runs from 0 (prior) to 1 (molecule); velocities are nm per unit of time.
+    It does not see translations. Positions are in nm; time runs from 0 (prior) to 1 (molecule);
+    velocities are nm per unit of time.
     """
 
     @property

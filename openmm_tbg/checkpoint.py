@@ -1,0 +1,158 @@
+"""Trained models in one file: weights, the molecule they know, and what made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .encoding import AtomEncoding
+from .fields.denoiser import Denoiser
+from .fields.geometry import ReferenceGeometry
+from .flow import ContinuousFlow, TimeGrid
+from .molecule import Molecule
+from .prior import MeanFreeGaussian
+
+METADATA_KEY = "openmm_tbg"
+FORMAT_VERSION = 1
+WEIGHT, GEOMETRY = "weight.", "geometry."
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What made a model, for whoever uses it.
+
+    Args:
+        name: under which the model is registered.
+        description: one sentence.
+        force_field: names of the force-field files of the training data.
+        temperature_K: temperature of the training data.
+        training_data: where the frames came from, how many, how long.
+        training: settings and length of the training.
+        measured: figures of the model, each with N, seed and hardware.
+        commit: of the code that trained it.
+        licence: of the weights.
+    """
+
+    name: str
+    description: str
+    force_field: tuple[str, ...]
+    temperature_K: float
+    training_data: str
+    training: dict[str, Any]
+    measured: dict[str, Any]
+    commit: str
+    licence: str = "MIT"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A denoiser's weights with all that is needed to draw and to weigh configurations in nm.
+
+    Args:
+        card: what made the model.
+        molecule: the molecule that it knows.
+        encoding: labels of the molecule's atoms, as the field sees them.
+        geometry: moments of the training data.
+        hidden: channels of an atom.
+        layers: blocks of the network.
+        grid: time grid on which log q of this model is defined.
+        weights: parameters of the field.
+    """
+
+    card: ModelCard
+    molecule: Molecule
+    encoding: AtomEncoding
+    geometry: ReferenceGeometry
+    hidden: int
+    layers: int
+    grid: TimeGrid
+    weights: dict[str, Tensor]
+
+    def field(self, dtype: torch.dtype = torch.float32) -> Denoiser:
+        """The network with its trained weights, for evaluation."""
+        field = Denoiser(self.geometry, self.hidden, self.layers, dtype)
+        field.load_state_dict(self.weights)
+        return field.requires_grad_(False).eval()
+
+    def flow(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> ContinuousFlow:
+        """The flow from a Gaussian with the covariance of the training data."""
+        prior = MeanFreeGaussian(torch.from_numpy(self.geometry.covariance)).to(device)
+        return ContinuousFlow(self.field(dtype).to(device), prior, self.grid)
+
+    def save(self, path: Path) -> str:
+        """Write a safetensors file, whole or not at all; return its sha256."""
+        arrays = {
+            name: torch.from_numpy(values).contiguous()
+            for name, values in vars(self.geometry).items()
+        }
+        tensors = {GEOMETRY + name: values for name, values in arrays.items()}
+        tensors |= {WEIGHT + name: values.contiguous() for name, values in self.weights.items()}
+        description = {
+            "version": FORMAT_VERSION,
+            "architecture": "denoiser",
+            "units": "nm, nats, 3(N-1)-dimensional mean-free subspace",
+            "card": asdict(self.card),
+            "molecule": self.molecule.to_dict(),
+            "encoding": asdict(self.encoding),
+            "hidden": self.hidden,
+            "layers": self.layers,
+            "grid": asdict(self.grid),
+        }
+        partial = path.with_suffix(".partial")
+        save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(description)})
+        os.replace(partial, path)
+        return file_sha256(path)
+
+    @classmethod
+    def load(cls, path: Path) -> TrainedModel:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: if the file is truncated, or is not a model of this library.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}): install or copy it again") from error
+        if METADATA_KEY not in metadata:
+            raise ValueError(f"{path} is no model of openmm_tbg: choose one that it has trained")
+        description = json.loads(metadata[METADATA_KEY])
+        if description["version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {description['version']}, this openmm_tbg reads "
+                f"{FORMAT_VERSION}: install the openmm_tbg that wrote it"
+            )
+        card, encoding = description["card"], description["encoding"]
+        return cls(
+            card=ModelCard(**card | {"force_field": tuple(card["force_field"])}),
+            molecule=Molecule.from_dict(description["molecule"]),
+            encoding=AtomEncoding(tuple(encoding["labels"]), encoding["n_labels"]),
+            geometry=ReferenceGeometry(
+                **{k: v.numpy() for k, v in _with_prefix(tensors, GEOMETRY).items()}
+            ),
+            hidden=description["hidden"],
+            layers=description["layers"],
+            grid=TimeGrid(**description["grid"]),
+            weights=_with_prefix(tensors, WEIGHT),
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
