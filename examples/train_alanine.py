@@ -40,7 +40,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=TrainingSettings.n_steps)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="1.6 times as fast, needs a C++ compiler")
+    parser.add_argument(
+        "--compile", action="store_true", help="1.6 times as fast, needs a C++ compiler"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()

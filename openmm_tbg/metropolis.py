@@ -76,7 +76,8 @@ class Chain:
     @property
     def accepted(self) -> Bool[np.ndarray, " steps"]:
         """Whether each step changed the state; no kernel selects a row that it has left."""
-        return np.diff(self.selected, prepend=-1) != 0
+        changed: Bool[np.ndarray, " steps"] = np.diff(self.selected, prepend=-1) != 0
+        return changed
 
     @property
     def last(self) -> int:
@@ -129,11 +130,13 @@ def selection_probabilities(
         >>> selection_probabilities(0.0, np.log([1.0, 2.0]))
         array([0.25, 0.25, 0.5 ])
     """
-    if log_weight_current == -np.inf:
-        return np.eye(1, 1 + len(log_weights_proposed))[0]
     every = np.concatenate([[log_weight_current], log_weights_proposed])
-    weights = np.exp(every - every.max())
-    return weights / weights.sum()
+    if log_weight_current == -np.inf:
+        every[1:] = -np.inf
+        every[0] = 0.0
+    weights: Float64[np.ndarray, " batch+1"] = np.exp(every - every.max())
+    weights /= weights.sum()
+    return weights
 
 
 def multiple_proposal(

@@ -38,8 +38,9 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
 
     The geometric centre stays where it is: u is taken at x' placed there, so the move is exact in
     external fields too. After an acceptance velocities are drawn anew. It is combined with local
-    moves, which alone change the centre and can return from outside the filters. A state whose
-    stereocentres are all inverted counts as its mirror image.
+    moves, which alone change the centre and can return from outside the filters. A current state
+    whose stereocentres are all inverted has the weight of its mirror image and gives way to the
+    hand of the generator's molecule: the target is then meant up to reflection.
 
     An application draws `n_proposals` configurations with their exact density, evaluates the
     density of the current state (unless it is known from the last application) and the energies of
@@ -177,7 +178,7 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
             warnings.warn(
                 f"the current state fails a filter ({Cause(row.cause[0]).name}), so that no "
                 "proposal can be accepted before a local move takes it back inside: "
-                "start from a configuration with the bonds and the hand of the generator's molecule",
+                "start from a configuration with the bonds and the hand of its molecule",
                 RuntimeWarning,
                 stacklevel=3,
             )

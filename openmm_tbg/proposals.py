@@ -51,7 +51,8 @@ class Proposals:
     @property
     def passes(self) -> Mask:
         """Which rows pass the filters."""
-        return self.cause == Cause.NONE
+        passes: Mask = self.cause == Cause.NONE
+        return passes
 
     def __len__(self) -> int:
         return len(self.log_q)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -98,8 +98,8 @@ class Tally:
     @classmethod
     def from_dict(cls, counts: Mapping[str, int | float]) -> Tally:
         """The tally of stored counts; those that an older version did not store start anew."""
-        known = {field.name: type(field.default) for field in fields(cls)}
-        return cls(**{key: known[key](value) for key, value in counts.items() if key in known})
+        start = asdict(cls())
+        return cls(**{key: type(zero)(counts.get(key, zero)) for key, zero in start.items()})
 
     def summary(self) -> MoveSummary:
         """What the counts say about the generator."""

@@ -139,17 +139,15 @@ def test_forgetting_log_q_is_seen(
 @pytest.mark.parametrize(
     "contain",
     [
-        lambda move: move,
         lambda move: SequenceMove([move, hmc()]),
         lambda move: WeightedMove([(move, 0.75), (hmc(), 0.25)]),
-        lambda move: SequenceMove([hmc(), WeightedMove([(move, 1.0)])]),
     ],
-    ids=["bare", "sequence", "weighted", "nested"],
+    ids=["sequence", "weighted"],
 )
-def test_every_container_gives_the_right_law(
+def test_containers_keep_the_law(
     contain: Callable[[TBGMove], MCMCMove], state: ThermodynamicState, cache: ContextCache
 ) -> None:
-    np.random.seed(4)  # WeightedMove draws from the global stream
+    np.random.seed(4)  # noqa: NPY002 (WeightedMove draws from the global stream)
     move = TBGMove(shifted_and_narrow(), n_proposals=4, seed=4)
     assert_harmonic(trajectory(contain(move), state, cache, 600))
 
@@ -161,7 +159,7 @@ def filtered_chain(
     proposals = generator(width_nm=1.1 * WIDTH_NM, filter=oracles.half_space)
     move = TBGMove(proposals, n_proposals=2, seed=5)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        return first_coordinate(trajectory(SequenceMove([hmc(), move]), state, cache, 600))
+        return first_coordinate(trajectory(SequenceMove([hmc(), move]), state, cache, 400))
 
 
 def assert_standard_normal(x: np.ndarray) -> None:
@@ -193,7 +191,7 @@ def tethered_mean(cache: ContextCache) -> tuple[np.ndarray, float]:
     tethered = harmonic_state(harmonic_system(tether=1.0))
     current = sampler_state(FRAME + centre)
     move = TBGMove(GaussianGenerator(), n_proposals=4, seed=6)
-    x = np.empty(600)
+    x = np.empty(300)
     for iteration in range(len(x)):
         move.apply(tethered, current, context_cache=cache)
         x[iteration] = positions_nm(current)[0, 0]
@@ -433,7 +431,7 @@ def test_the_stored_state_stays_below_one_kilobyte(
     generator = shifted_and_narrow()
     generator.reference = "/home/user/projects/peptides/" + "x" * 100 + ".safetensors"
     move = TBGMove(generator, n_proposals=64, seed=2**63)
-    move.statistics = {key: 123_456_789 for key in move.statistics}
+    move.statistics = dict.fromkeys(move.statistics, 123_456_789)
     trajectory(move, state, cache, 2)
     assert len(yaml.dump(utils.serialize(move))) < 1000
 
@@ -498,7 +496,7 @@ def test_a_state_of_another_version_is_refused() -> None:
 
 def test_statistics_can_be_set() -> None:
     move = TBGMove(GaussianGenerator())
-    counts = {key: 3 for key in move.statistics} | {"seconds": 1.5}
+    counts = dict.fromkeys(move.statistics, 3) | {"seconds": 1.5}
     move.statistics = counts
     assert move.statistics == counts
     assert len(move.statistics) == 13

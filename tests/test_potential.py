@@ -1,4 +1,4 @@
-"""Reduced potentials agree with single evaluations; Systems without a Cartesian density are refused."""
+"""Batches agree with single evaluations; Systems without a Cartesian density are refused."""
 
 from __future__ import annotations
 

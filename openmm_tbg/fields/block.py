@@ -105,17 +105,15 @@ class Block(nn.Module):
         to_received, to_strength = slope * weights.share, slope * weights.readout
         sender_dot, receiver_dot = (h_dot @ self.ends.weight.T).chunk(2, dim=-1)
         received_dot = to_received.sum(2)[:, None] * sender_dot
-        received_dot = received_dot + _sum_over_senders(to_received, receiver_dot)
+        received_dot += _sum_over_senders(to_received, receiver_dot)
         strength_dot = torch.einsum("bijh,bkih->bkij", to_strength, sender_dot)
-        strength_dot = strength_dot + torch.einsum("bijh,bkjh->bkij", to_strength, receiver_dot)
+        strength_dot += torch.einsum("bijh,bkjh->bkij", to_strength, receiver_dot)
         filters = torch.split(self.filter.weight, [slopes.shape[-1] for slopes, _ in paths], dim=1)
         for (features_slope, distance_dot), weight in zip(paths, filters, strict=True):
             gained = (features_slope @ weight.T) * weights.gain
             to_distance = (to_strength * gained).sum(-1)
-            strength_dot = strength_dot + distance_dot * to_distance[:, None]
-            received_dot = received_dot + torch.einsum(
-                "bkij,bijh->bkih", distance_dot, to_received * gained
-            )
+            strength_dot += distance_dot * to_distance[:, None]
+            received_dot += torch.einsum("bkij,bijh->bkih", distance_dot, to_received * gained)
         both_dot = torch.cat([h_dot.expand_as(received_dot), received_dot], dim=-1)
         mixed_dot = silu_slope(exchange.mixed)[:, None] * (both_dot @ self.mix.weight.T)
         return h_dot + mixed_dot @ self.out.weight.T, strength_dot
