@@ -149,7 +149,7 @@ class MoveSummary:
             return "nothing proposed yet: apply the move first"
         if self.effective_sample_size * self.n_proposed < 10:
             main = max(self.rejected, key=self.rejected.__getitem__)
-            return f"too few proposals carry the weights to judge by; {ADVICE[main]}"
+            return f"too few carry the weights: draw more; if that does not help, {ADVICE[main]}"
         return "the proposals overlap with the target"
 
     def __str__(self) -> str:

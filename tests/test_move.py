@@ -191,7 +191,7 @@ def tethered_mean(cache: ContextCache) -> tuple[np.ndarray, float]:
     tethered = harmonic_state(harmonic_system(tether=1.0))
     current = sampler_state(FRAME + centre)
     move = TBGMove(GaussianGenerator(), n_proposals=4, seed=6)
-    x = np.empty(300)
+    x = np.empty(600)
     for iteration in range(len(x)):
         move.apply(tethered, current, context_cache=cache)
         x[iteration] = positions_nm(current)[0, 0]

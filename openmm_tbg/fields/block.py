@@ -26,8 +26,10 @@ READOUT_GAIN = 0.03
 Atoms = Float[Tensor, "batch atoms hidden"]
 PairScalars = Float[Tensor, "batch atoms atoms"]
 PairChannels = Float[Tensor, "batch atoms atoms channels"]
+GroupSlopes = Float[Tensor, "batch atoms atoms _"]
+PairSlopes = Float[Tensor, "batch atoms atoms _"]
 PairConstants = Float[Tensor, "atoms atoms hidden"]
-AtomTangents = Float[Tensor, "batch tangents atoms hidden"]
+AtomTangents = Float[Tensor, "#batch tangents atoms hidden"]
 PairTangents = Float[Tensor, "batch tangents atoms atoms"]
 
 
@@ -90,7 +92,7 @@ class Block(nn.Module):
         exchange: Exchange,
         weights: PairWeights,
         h_dot: AtomTangents,
-        paths: Sequence[tuple[PairChannels, PairTangents]],
+        paths: Sequence[tuple[GroupSlopes, PairTangents]],
     ) -> tuple[AtomTangents, PairTangents]:
         """Tangents of both results.
 

@@ -17,6 +17,8 @@ DISTANCE_WIDTH_NM = 0.08
 
 Distances = Float[Tensor, "batch atoms atoms"]
 Features = Float[Tensor, "batch atoms atoms features"]
+Near = Float[Tensor, "batch atoms atoms deviations"]
+Short = Float[Tensor, "batch atoms atoms lengths"]
 
 
 class PathScales(NamedTuple):
@@ -89,7 +91,7 @@ class DistanceFeatures(nn.Module):
         short = -(distance[..., None] - self.lengths) * short / DISTANCE_WIDTH_NM**2
         return torch.cat([plain, near, short], dim=-1)
 
-    def _gaussians(self, distance: Distances, deviation: Distances) -> tuple[Features, Features]:
+    def _gaussians(self, distance: Distances, deviation: Distances) -> tuple[Near, Short]:
         near = torch.exp(-0.5 * (deviation[..., None] - self.deviations) ** 2)
         short = torch.exp(-0.5 * ((distance[..., None] - self.lengths) / DISTANCE_WIDTH_NM) ** 2)
         return near, short
