@@ -40,7 +40,7 @@ TOLERANCE = 1e-4
 
 
 class ReverseMode:
-    """A field with its divergence by reverse mode, one vector-Jacobian product for each coordinate."""
+    """A field with its divergence by reverse mode, one product for each coordinate."""
 
     def __init__(self, field: VectorField) -> None:
         self.field = field

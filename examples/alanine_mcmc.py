@@ -44,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--proposals", type=int, default=8, help="in each iteration")
+    parser.add_argument("--batch", type=int, default=32, help="proposals drawn ahead at a time")
     parser.add_argument("--langevin-steps", type=int, default=2000, help="of 1 fs")
     parser.add_argument("--device", default="cpu", help="of the generator: cpu or cuda")
     parser.add_argument("--seed", type=int, default=1)
@@ -94,7 +95,7 @@ def population(inside: np.ndarray) -> str:
     share = inside.mean()
     if share in (0.0, 1.0):
         # Without a transition there is no variance to measure: this is the rule of three.
-        return f"{share:6.1%} (to within {min(1.0, 3 / len(inside)):.1%} if the states were independent)"
+        return f"{share:6.1%} (no transition; to within {min(1.0, 3 / len(inside)):.0%} at best)"
     independent = len(inside) / timeseries.statistical_inefficiency(inside.astype(float))
     return f"{share:6.1%} +- {math.sqrt(share * (1 - share) / independent):.1%}"
 
@@ -129,7 +130,7 @@ def main() -> None:
     generator = RecordingGenerator.from_pretrained(
         "alanine-dipeptide", reference.topology, options.device
     )
-    move = TBGMove(generator, n_proposals=options.proposals, batch_size=32, seed=options.seed)
+    move = TBGMove(generator, options.proposals, batch_size=options.batch, seed=options.seed)
     angles = run_chain(options, reference, move)
     print(move.summary())
     report_populations(angles)

@@ -2,8 +2,8 @@
 
     python examples/train_alanine.py --out alanine-dipeptide.safetensors
 
-Run it again to go on where it stopped. The defaults take about an hour and a half on one CPU core after the
-simulation. `--frames` takes a file of frames instead of simulating.
+Run it again to go on where it stopped. The defaults take about an hour on one CPU core with
+`--compile`, after the simulation. `--frames` takes a file of frames instead of simulating.
 """
 
 from __future__ import annotations

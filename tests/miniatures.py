@@ -29,7 +29,13 @@ METHANOL = "CO"  # C, O, three hydrogens alike, one hydrogen of its own
 EQUAL_ATOMS, DIFFERENT_ATOMS = [0, 1, 4, 2, 3, 5], [0, 1, 2, 3, 5, 4]  # orders of methanol's atoms
 
 SETTINGS = TrainingSettings(
-    hidden=8, layers=2, n_steps=120, batch_size=16, learning_rate=1e-2, warmup_steps=10, ema_decay=0.9
+    hidden=8,
+    layers=2,
+    n_steps=120,
+    batch_size=16,
+    learning_rate=1e-2,
+    warmup_steps=10,
+    ema_decay=0.9,
 )
 CARD = ModelCard(
     name="miniature",
@@ -70,10 +76,10 @@ def random_denoiser(
     field = Denoiser(geometry_of(smiles), hidden=8, layers=layers, dtype=torch.float64)
     with torch.no_grad():
         for block in field.blocks:
-            block.pair.weight[2 * field.hidden :] *= 20
-            block.pair.bias[2 * field.hidden :] *= 20
-        field.gate.weight *= 10
-        field.time_embedding[0].weight[:, 1:] *= 0.1
+            block.pair.weight[2 * field.hidden :] *= 8
+            block.pair.bias[2 * field.hidden :] *= 8
+        field.gate.weight *= 4
+        field.time_embedding[0].weight[:, 1:] *= 0.01
     return field.to(dtype).requires_grad_(False)
 
 

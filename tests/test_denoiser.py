@@ -142,8 +142,9 @@ def without_network(smiles: str = METHANOL) -> Denoiser:
 
 @each_time
 def test_without_its_network_it_is_the_best_linear_field(time: float) -> None:
-    x, (v, divergence) = positions(), without_network().velocity_and_divergence(
-        at(time), positions()
+    x, (v, divergence) = (
+        positions(),
+        without_network().velocity_and_divergence(at(time), positions()),
     )
     rate = (2 * time - 1) / (time**2 + (1 - time) ** 2)
     torch.testing.assert_close(v, rate * x, rtol=0, atol=EXACT)

@@ -1,0 +1,21 @@
+"""What the README shows runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_there_is_something_to_run() -> None:
+    assert len(BLOCKS) == 1
+
+
+def test_the_code_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    exec(compile(BLOCKS[0], "README.md", "exec"), names)
+    assert "proposals               4" in capsys.readouterr().out
