@@ -42,7 +42,7 @@ SECONDS_BETWEEN_LOG_LINES = 15.0
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--iterations", type=int, default=24)
     parser.add_argument("--proposals", type=int, default=8, help="in each iteration")
     parser.add_argument("--batch", type=int, default=32, help="proposals drawn ahead at a time")
     parser.add_argument("--langevin-steps", type=int, default=2000, help="of 1 fs")

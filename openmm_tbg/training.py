@@ -18,6 +18,7 @@ from .fields.denoiser import Denoiser
 from .fields.geometry import ReferenceGeometry
 
 Frames = Float[Tensor, "frames atoms 3"]
+HeldBack = Float[Tensor, "held_back atoms 3"]
 Batch = Float[Tensor, "batch atoms 3"]
 Times = Float[Tensor, " batch"]
 
@@ -129,7 +130,7 @@ class Trainer:
         geometry: ReferenceGeometry,
         settings: TrainingSettings,
         frames: Frames,
-        validation: Frames,
+        validation: HeldBack,
         checkpoint: Path,
         device: str = "cpu",
         compile_network: bool = False,

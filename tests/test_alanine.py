@@ -38,17 +38,17 @@ def chain_and_proposals() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     state = ThermodynamicState(reference.system, reference.temperature_K * unit.kelvin)
     platform = openmm.Platform.getPlatformByName("Reference")
     contexts = cache.ContextCache(platform=platform)
-    local = HMCMove(timestep=1.0 * unit.femtosecond, n_steps=50, context_cache=contexts)
+    local = HMCMove(timestep=1.0 * unit.femtosecond, n_steps=50)
     tbg = TBGMove(generator, n_proposals=N_PROPOSALS, seed=20)
-    tbg.context_cache = contexts
     np.random.seed(20)  # noqa: NPY002 -- HMCMove draws from NumPy's global stream
     start = SamplerState(reference.positions_nm * unit.nanometer)
     moves = SequenceMove([*[local] * HMC_MOVES_PER_ITERATION, tbg])
-    sampler = MCMCSampler(state, start, move=moves)
-    MCMCSampler(state, start, move=SequenceMove([local] * 200)).run(1)
+    sampler = MCMCSampler(state, start, move=SequenceMove([local] * 200))
+    sampler.run(1, context_cache=contexts)
+    sampler.move = moves
     frames = []
     for _ in range(N_ITERATIONS):
-        sampler.run(1)
+        sampler.run(1, context_cache=contexts)
         frames.append(sampler.sampler_state.positions.value_in_unit(unit.nanometer))
     context, _ = contexts.get_context(state)
     potential = ReducedPotential(state, context)

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -30,7 +30,10 @@ from openmm_tbg.prior import MeanFreeGaussian
 
 FINE = TimeGrid(nodes=24, steps=3, epsilon=1.0)
 COARSE = TimeGrid(nodes=3, steps=1, epsilon=0.2)
-FIELDS: dict[str, Callable[[], VectorField]] = {"denoiser": random_denoiser, "EGNN": random_egnn}
+FIELDS: dict[str, Callable[[], VectorField]] = {
+    "denoiser": partial(random_denoiser, layers=1),
+    "EGNN": random_egnn,
+}
 each_field = pytest.mark.parametrize("field", FIELDS)
 
 
@@ -51,47 +54,45 @@ def basis_of(n_atoms: int) -> Tensor:
 
 
 def pushed(field: VectorField, noise: Tensor) -> Tensor:
-    """The end of one trajectory by the classical Runge-Kutta rule, in t itself."""
-    times = 1 - (1 - torch.linspace(0, 1, 65, dtype=torch.float64)) ** 2
-    x = noise[None]
-    for t, end in itertools.pairwise(times):
+    """The ends of trajectories by the classical Runge-Kutta rule, in t itself."""
+    u = torch.linspace(0, 1, 49, dtype=torch.float64)
+    x = noise
+    for t, end in itertools.pairwise(u**2 * (3 - 2 * u)):
         h = end - t
         k1 = field.velocity(t, x)
         k2 = field.velocity(t + h / 2, x + h / 2 * k1)
         k3 = field.velocity(t + h / 2, x + h / 2 * k2)
         k4 = field.velocity(end, x + h * k3)
         x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    return x[0]
+    return x
 
 
-def log_q_by_jacobian(flow: ContinuousFlow, noise: Tensor) -> Tensor:
-    basis = basis_of(len(noise))
-
-    def map_of_coordinates(c: Tensor) -> Tensor:
-        return basis.T @ pushed(flow.field, basis @ c)
-
-    jacobian = torch.func.jacfwd(map_of_coordinates)(basis.T @ noise)
+@cache
+def sample_and_log_q_by_jacobian(field: str) -> tuple[Tensor, Tensor]:
+    """The first sample of seed 1, and its log q from the determinant on the subspace."""
+    prior, velocity = prior_of(METHANOL), FIELDS[field]()
+    noise, basis = prior.sample(1, seeded()), basis_of(prior.n_atoms)
     size = noise.numel() - 3
-    return (
-        flow.prior.log_prob(noise[None])[0]
-        - torch.linalg.slogdet(jacobian.reshape(size, size)).logabsdet
+    axes = torch.eye(size, dtype=torch.float64).view(size, -1, 3)
+    x, changes = torch.func.jvp(
+        lambda start: pushed(velocity, start), (noise.repeat(size, 1, 1),), (basis @ axes,)
     )
+    jacobian = (basis.T @ changes).reshape(size, size)
+    log_volume = torch.linalg.slogdet(jacobian).logabsdet
+    assert abs(log_volume) > 0.5
+    return x[0], prior.log_prob(noise)[0] - log_volume
 
 
-def assert_log_q_is_that_of_the_jacobian(flow: ContinuousFlow) -> None:
-    noise = flow.prior.sample(1, seeded())[0]
+def assert_log_q_is_that_of_the_jacobian(flow: ContinuousFlow, field: str) -> None:
     samples = flow.sample_with_log_prob(1, seeded())
-    expected = log_q_by_jacobian(flow, noise)
-    assert abs(expected - flow.prior.log_prob(noise[None])[0]) > 0.5
-    torch.testing.assert_close(
-        samples.positions_nm[0], pushed(flow.field, noise), rtol=0, atol=1e-6
-    )
-    torch.testing.assert_close(samples.log_q[0], expected, rtol=0, atol=1e-6)
+    position, log_q = sample_and_log_q_by_jacobian(field)
+    torch.testing.assert_close(samples.positions_nm[0], position, rtol=0, atol=1e-7)
+    torch.testing.assert_close(samples.log_q[0], log_q, rtol=0, atol=1e-6)
 
 
 @each_field
 def test_log_q_is_that_of_the_jacobian_of_the_whole_map(field: str) -> None:
-    assert_log_q_is_that_of_the_jacobian(flow_of(field, FINE))
+    assert_log_q_is_that_of_the_jacobian(flow_of(field, FINE), field)
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,12 @@ class Misreported:
 WRONG_DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {
     "sign": torch.neg,
     "scale": lambda divergence: 1.001 * divergence,
-    "forgotten": torch.zeros_like,
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG_DIVERGENCES)
 def test_a_wrong_divergence_would_be_noticed(wrong: str) -> None:
-    lying = Misreported(random_denoiser(), WRONG_DIVERGENCES[wrong])
+    lying = Misreported(FIELDS["denoiser"](), WRONG_DIVERGENCES[wrong])
     with pytest.raises(AssertionError, match="not close"):
         assert_log_q_is_that_of_the_jacobian(
             ContinuousFlow(lying, prior_of(METHANOL), FINE), "denoiser"
@@ -201,12 +201,12 @@ def test_trajectories_converge_at_the_fourth_order() -> None:
     linear, prior = LinearField.random(6), prior_of(METHANOL)
     noise = prior.sample(2, seeded())
     errors = []
-    for steps in (4, 8, 16, 32):
+    for steps in (8, 16, 32, 64):
         flow = ContinuousFlow(linear, prior, TimeGrid(nodes=1, steps=steps, epsilon=0.2))
         end = flow.sample_with_log_prob(2, seeded()).positions_nm
         errors.append((end - linear.propagator @ noise).square().mean().sqrt())
     orders = -torch.stack(errors).log2().diff()
-    assert ((orders > 3.8) & (orders < 4.4)).all(), orders
+    assert (abs(orders - 4) < 0.25).all(), orders
 
 
 def test_quadrature_converges_faster_than_any_power() -> None:
@@ -232,14 +232,14 @@ def assert_round_trip(flow: ContinuousFlow) -> None:
     torch.testing.assert_close(again, samples.log_q, rtol=0, atol=1e-8)
 
 
-@each_field
-def test_round_trip(field: str) -> None:
-    assert_round_trip(flow_of(field, TimeGrid(nodes=8, steps=14, epsilon=1.0)))
+@pytest.mark.parametrize(("field", "steps"), [("denoiser", 14), ("EGNN", 7)])
+def test_round_trip(field: str, steps: int) -> None:
+    assert_round_trip(flow_of(field, TimeGrid(nodes=8, steps=steps, epsilon=1.0)))
 
 
 @pytest.mark.parametrize("fault", ["nodes keep their order", "times run forwards"])
 def test_a_wrong_way_back_would_be_noticed(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = ContinuousFlow(LinearField.random(6), prior_of(METHANOL), TimeGrid(8, 14, 1.0))
+    flow = ContinuousFlow(LinearField.random(6), prior_of(METHANOL), TimeGrid(8, 28, 1.0))
     assert_round_trip(flow)
     if fault == "nodes keep their order":
         monkeypatch.setattr(Tensor, "flip", lambda tensor, _: tensor)
@@ -290,7 +290,7 @@ def test_chunks_keep_to_the_limit_but_hold_at_least_one() -> None:
 # Symmetries.
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**16), sign=st.sampled_from([1, -1]), shift=st.floats(-1, 1))
 @each_field
 def test_log_q_ignores_pose_and_hand(field: str, seed: int, sign: int, shift: float) -> None:

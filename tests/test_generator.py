@@ -54,7 +54,7 @@ def exact(generator: BoltzmannGenerator) -> BoltzmannGenerator:
 
 @pytest.fixture(scope="module")
 def proposals(generator: BoltzmannGenerator) -> Proposals:
-    return generator.propose(32, np.random.default_rng(1))
+    return generator.propose(16, np.random.default_rng(1))
 
 
 def same_rows(first: Proposals, second: Proposals) -> bool:
@@ -76,7 +76,7 @@ def test_satisfies_the_protocol(generator: BoltzmannGenerator, path: Path) -> No
 
 
 def test_every_row_is_kept_with_its_cause(proposals: Proposals) -> None:
-    assert len(proposals) == 32
+    assert len(proposals) == 16
     assert set(np.unique(proposals.cause)) == {Cause.NONE, Cause.BOND_GRAPH}
     assert np.isfinite(proposals.log_q).all()
     assert np.abs(proposals.positions_nm.mean(axis=1)).max() < 1e-8
@@ -86,7 +86,7 @@ def test_evaluating_proposals_gives_their_log_q_within_the_reported_error(
     generator: BoltzmannGenerator, proposals: Proposals
 ) -> None:
     again = generator.evaluate(proposals.positions_nm)
-    error = generator.log_prob_error(32, np.random.default_rng(1))
+    error = generator.log_prob_error(16, np.random.default_rng(1))
     deviation = np.abs(again.log_q - proposals.log_q)[proposals.passes]
     assert 0 < deviation.max() <= error.round_trip_max + 1e-4
     assert np.array_equal(again.cause, proposals.cause)
@@ -211,7 +211,7 @@ def permuted(structure: Structure, order: list[int]) -> app.Topology:
 
 def test_another_molecule_is_refused(path: Path) -> None:
     other = structure_from_smiles(METHANOL).topology
-    with pytest.raises(ValueError, match="6 atoms where the molecule has 5.* choose a model"):
+    with pytest.raises(ValueError, match=r"6 atoms where the molecule has 5.* choose a model"):
         BoltzmannGenerator.from_checkpoint(path, other)
 
 
@@ -221,10 +221,10 @@ def test_another_order_of_atoms_is_refused(path: Path, chiral: Structure) -> Non
 
 
 def test_another_order_of_equal_elements_is_refused(alanine: Alanine) -> None:
-    swapped = [1 if k == 11 else 11 if k == 1 else k for k in range(22)]  # hydrogen of ACE and ALA
-    swapped = [0, 1, 2, 3, *swapped[4:]] if swapped[1] == 1 else swapped
-    with pytest.raises(ValueError, match=r"bond between atoms .*reorder the atoms"):
-        BoltzmannGenerator.from_pretrained(SHIPPED, permuted(alanine, swapped))
+    order = list(range(22))
+    order[0], order[9] = 9, 0  # a hydrogen of the acetyl group and the one on the alpha carbon
+    with pytest.raises(ValueError, match=r"bond between atoms 0 .*reorder the atoms"):
+        BoltzmannGenerator.from_pretrained(SHIPPED, permuted(alanine, order))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -243,7 +243,7 @@ def test_a_stored_run_finds_its_generator_again(
     again = load_generator(generator.reference, generator.sha256)
     assert (again.reference, again.sha256) == (generator.reference, generator.sha256)
     if again.device == "cpu":
-        assert same_rows(again.propose(32, np.random.default_rng(1)), proposals)
+        assert same_rows(again.propose(16, np.random.default_rng(1)), proposals)
 
 
 def test_a_stored_run_finds_a_registered_model() -> None:

@@ -1,4 +1,4 @@
-"""The prior is a normalised density on the 3(N-1)-dimensional subspace, and its samples follow it."""
+"""The prior is a normalised density on the 3(N-1)-dimensional subspace; samples follow it."""
 
 from __future__ import annotations
 
