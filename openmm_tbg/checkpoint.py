@@ -109,6 +109,7 @@ class TrainedModel:
         }
         partial = path.with_suffix(".partial")
         save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(description)})
+        partial.chmod(0o644)
         os.replace(partial, path)
         return file_sha256(path)
 

@@ -227,6 +227,14 @@ def reference_log_prob(flow: ContinuousFlow, x: Positions64, tolerance: float = 
     start = (centred, torch.zeros(len(x), dtype=torch.float64, device=x.device))
     times = torch.tensor([1.0, 0.0], dtype=torch.float64, device=x.device)
     with torch.no_grad():
-        ends, totals = odeint(slope, start, times, rtol=tolerance, atol=tolerance, method="dopri5")
+        ends, totals = odeint(
+            slope,
+            start,
+            times,
+            rtol=tolerance,
+            atol=tolerance,
+            method="dopri5",
+            options={"step_t": times[1:]},  # the field is not defined beyond t = 0
+        )
     log_q: Tensor = flow.prior.log_prob(ends[-1]) + totals[-1]
     return log_q

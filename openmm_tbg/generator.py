@@ -112,7 +112,9 @@ class BoltzmannGenerator:
         Raises:
             ValueError: if the positions are not of this molecule.
         """
-        screened = self._filter.screen(positions_nm)
+        with np.errstate(invalid="ignore"):  # the filter finds rows that are not finite
+            centred = positions_nm - positions_nm.mean(axis=1, keepdims=True)
+        screened = self._filter.screen(centred)
         log_q = np.full(len(positions_nm), np.nan)
         if screened.passes.any():
             inside = torch.from_numpy(screened.positions_nm[screened.passes]).to(self.device)
@@ -137,7 +139,8 @@ def load_generator(reference: str, sha256: str) -> BoltzmannGenerator:
     """The generator that a stored run refers to, on the GPU where there is one.
 
     Raises:
-        RuntimeError: if the model is not found, or is not the one of the stored run.
+        ValueError: if the registered model is not there.
+        RuntimeError: if the file is not there, or is not the one of the stored run.
     """
     path = Path(reference) if Path(reference).is_absolute() else find_model(reference)
     if not path.exists():

@@ -137,9 +137,10 @@ class Trainer:
     ) -> None:
         if not len(frames) or not len(validation):
             raise ValueError("frames and validation must both hold configurations")
-        torch.manual_seed(settings.seed)
         self.settings, self.checkpoint, self.device = settings, checkpoint, device
-        self.field = Denoiser(geometry, settings.hidden, settings.layers).to(device)
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            self.field = Denoiser(geometry, settings.hidden, settings.layers).to(device)
         self.average = AveragedModel(
             self.field,
             multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay),  # type: ignore[no-untyped-call]
@@ -148,7 +149,8 @@ class Trainer:
             self.field.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.frames, self.validation = frames.to(device), validation.to(device)
+        self.frames = frames.to(self.field.root)
+        self.validation = validation.to(self.field.root)
         self.step, self.minutes, self.loss = 0, 0.0, math.nan
         self.residual: Callable[[Tensor, Tensor], Tensor] = self.field.residual
         if compile_network:
