@@ -36,7 +36,7 @@ def chain_and_proposals() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Observables of the chain's states, of all proposals, and log-weights of the proposals."""
     reference = alanine_dipeptide()
     generator = Recording.from_pretrained("alanine-dipeptide", reference.topology)
-    # Both sides of the comparison use the density of this grid, at half the cost of the model's own.
+    # Both sides use the density of this grid, at half the cost of the model's own.
     generator.flow.grid = TimeGrid(nodes=20, steps=1, epsilon=0.1)
     state = ThermodynamicState(reference.system, reference.temperature_K * unit.kelvin)
     platform = openmm.Platform.getPlatformByName("Reference")
