@@ -1,9 +1,10 @@
-"""Train the model of alanine dipeptide: simulate, fit, and write the file that a generator loads.
+"""Train a model of alanine dipeptide: simulate, fit, and write the file that a generator loads.
 
-    python examples/train_alanine.py --out alanine-dipeptide.safetensors
+    python examples/train_alanine.py --out alanine-dipeptide.safetensors --minutes 60 --compile
 
-Run it again to go on where it stopped. The defaults take about an hour on one CPU core with
-`--compile`, after the simulation. `--frames` takes a file of frames instead of simulating.
+Run it again to go on where it stopped. On a GPU add `--device cuda --batch-size 512`, and
+`--start alanine-dipeptide` to go on from the model that ships instead of from nothing. Several
+processes: `accelerate launch --num_processes 2 examples/train_alanine.py ...`.
 """
 
 from __future__ import annotations
@@ -21,45 +22,111 @@ import torch
 logging.getLogger("pymbar").setLevel(logging.ERROR)  # its banner on missing JAX
 
 from openmm_tbg.checkpoint import ModelCard, TrainedModel
-from openmm_tbg.encoding import encode_full
+from openmm_tbg.encoding import encode_backbone, encode_full
+from openmm_tbg.fields.architecture import DenoiserArchitecture, EGNNArchitecture
 from openmm_tbg.fields.geometry import ReferenceGeometry
 from openmm_tbg.flow import TimeGrid
+from openmm_tbg.frames import Frames, load_frames
+from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule
-from openmm_tbg.reference import alanine_dipeptide
-from openmm_tbg.simulation import Dynamics, Frames, load_frames, simulate
-from openmm_tbg.training import Trainer, TrainingSettings
+from openmm_tbg.reference import ALANINE_RAMACHANDRAN, alanine_dipeptide
+from openmm_tbg.simulation import Dynamics, learn_bias, simulate
+from openmm_tbg.training.data import MoleculeFrames
+from openmm_tbg.training.newton import StiffTerms
+from openmm_tbg.training.objectives import ResidualMatching, VelocityMatching
+from openmm_tbg.training.settings import TrainingSettings
+from openmm_tbg.training.trainer import Task, Trainer
 
 N_VALIDATION = 512
+ENCODINGS = {"full": encode_full, "backbone": encode_backbone}
+DEFAULT = TrainingSettings()
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=Path, default=Path("alanine_frames.npz"))
-    parser.add_argument("--n-frames", type=int, default=10_000, help="for each of 8 walkers")
+    parser.add_argument("--frames", type=Path, default=Path("alanine_frames"))
+    parser.add_argument("--n-frames", type=int, default=100_000, help="one each 0.5 ps")
     parser.add_argument("--checkpoint", type=Path, default=Path("alanine_training.pt"))
-    parser.add_argument("--steps", type=int, default=TrainingSettings.n_steps)
+    parser.add_argument("--start", help="registered model or file whose weights to start from")
+    parser.add_argument("--architecture", choices=["denoiser", "egnn"], default="denoiser")
+    parser.add_argument("--encoding", choices=ENCODINGS, default="full")
+    parser.add_argument("--hidden", type=int, help="channels of an atom")
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--steps", type=int, default=DEFAULT.n_steps)
+    parser.add_argument("--minutes", type=float, help="fit the number of steps to this time")
+    parser.add_argument("--batch-size", type=int, default=DEFAULT.batch_size)
+    parser.add_argument("--learning-rate", type=float, default=DEFAULT.learning_rate)
+    parser.add_argument("--ema-decay", type=float, default=DEFAULT.ema_decay)
+    parser.add_argument("--without-forces", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--compile", action="store_true", help="1.6 times as fast, needs a C++ compiler"
-    )
+    parser.add_argument("--compile", action="store_true", help="needs a C++ compiler on a CPU")
+    parser.add_argument("--every", type=int, default=2000, help="steps between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
 
 
 def training_frames(options: argparse.Namespace, reference) -> Frames:
-    if not options.frames.exists():
-        simulate(
-            reference,
-            options.frames,
-            dynamics=Dynamics(interval_ps=1.5),
-            n_frames=options.n_frames,
-            n_walkers=8,
-            seed=options.seed,
-            n_processes=os.cpu_count() or 1,
-        )
-    return load_frames(options.frames)
+    """Frames that reach every basin by a bias on phi and psi, with the weights that undo it."""
+    if options.frames.suffix == ".npz":
+        return load_frames(options.frames)
+    return simulate(
+        reference,
+        options.frames,
+        dynamics=Dynamics(interval_ps=0.5),
+        n_frames=options.n_frames,
+        n_walkers=4,
+        seed=options.seed,
+        n_processes=os.cpu_count() or 1,
+        bias=learn_bias(reference, ALANINE_RAMACHANDRAN, n_steps=5_000_000, seed=options.seed),
+    )
+
+
+def as_tensors(frames: Frames, options: argparse.Namespace) -> tuple[MoleculeFrames, StiffTerms]:
+    """The frames in a random order, and the molecule's bonds and angles."""
+    with_forces = frames.forces_per_nm is not None and not options.without_forces
+    columns = MoleculeFrames(
+        torch.from_numpy(frames.positions_nm),
+        torch.from_numpy(frames.forces_per_nm) if with_forces else None,
+        None if frames.log_weights is None else torch.from_numpy(frames.log_weights),
+    )
+    stiff = frames.metadata.get("stiff_terms") if with_forces else None
+    order = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(columns)))
+    return columns[order], stiff and StiffTerms.from_lists(**stiff)
+
+
+def architecture(options: argparse.Namespace) -> DenoiserArchitecture | EGNNArchitecture:
+    kind = {"denoiser": DenoiserArchitecture, "egnn": EGNNArchitecture}[options.architecture]
+    sizes = {name: getattr(options, name) for name in ("hidden", "layers")}
+    return kind(**{name: size for name, size in sizes.items() if size is not None})
+
+
+def initial_model(options: argparse.Namespace, reference, columns: MoleculeFrames) -> TrainedModel:
+    """The molecule and its geometry with weights to start from."""
+    card = ModelCard(
+        name=options.out.stem,
+        description="ACE-ALA-NME (alanine dipeptide) in implicit solvent at 300 K",
+        force_field=reference.force_field,
+        temperature_K=reference.temperature_K,
+        training_data=f"{len(columns)} frames of {options.frames.name}",
+        training={},
+        measured={},
+        commit=commit(),
+    )
+    if options.start:
+        path = Path(options.start)
+        start = TrainedModel.load(path if path.exists() else find_model(options.start))
+        return TrainedModel(**vars(start) | {"card": card})
+    molecule = Molecule.from_topology(reference.topology, reference.positions_nm)
+    encoding = ENCODINGS[options.encoding](molecule)
+    generator = torch.Generator().manual_seed(options.seed)
+    sample = columns.positions_nm[columns.draw(20_000, generator)].double().numpy()
+    geometry = ReferenceGeometry.from_frames(molecule, encoding, sample)
+    torch.manual_seed(options.seed)
+    kind = architecture(options)
+    weights = kind.field(geometry).state_dict()
+    return TrainedModel(card, molecule, encoding, geometry, kind, TimeGrid(), weights)
 
 
 def commit() -> str:
@@ -70,36 +137,36 @@ def commit() -> str:
 def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU; float32 on a CPU
+    accelerator = None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(cpu=options.device == "cpu")
     reference = alanine_dipeptide()
     frames = training_frames(options, reference)
-    order = np.random.default_rng(options.seed).permutation(len(frames.positions_nm))
-    shuffled = torch.from_numpy(frames.positions_nm[order])
-    train, validation = shuffled[:-N_VALIDATION], shuffled[-N_VALIDATION:]
-
-    molecule = Molecule.from_topology(reference.topology, reference.positions_nm)
-    encoding = encode_full(molecule)
-    geometry = ReferenceGeometry.from_frames(molecule, encoding, train.double().numpy())
-    settings = TrainingSettings(n_steps=options.steps, seed=options.seed)
-    trainer = Trainer(
-        geometry, settings, train, validation, options.checkpoint, options.device, options.compile
+    columns, stiff = as_tensors(frames, options)
+    model = initial_model(options, reference, columns)
+    field = model.field().requires_grad_(True).to(options.device)
+    is_egnn = isinstance(model.architecture, EGNNArchitecture)
+    objective = VelocityMatching(field) if is_egnn else ResidualMatching(field, stiff)
+    settings = TrainingSettings(
+        n_steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        ema_decay=options.ema_decay,
+        seed=options.seed,
     )
-    trainer.run(print)
-
-    card = ModelCard(
-        name=options.out.stem,
-        description="ACE-ALA-NME at 300 K",
-        force_field=reference.force_field,
-        temperature_K=reference.temperature_K,
-        training_data=f"{len(train)} frames of {options.frames.name}: {frames.metadata}",
-        training=asdict(settings) | {"minutes": trainer.minutes, "torch": torch.__version__},
-        measured={},
-        commit=commit(),
-    )
-    weights = {k: v.detach().cpu() for k, v in trainer.averaged_field.state_dict().items()}
-    model = TrainedModel(
-        card, molecule, encoding, geometry, settings.hidden, settings.layers, TimeGrid(), weights
-    )
-    print(f"{options.out}: sha256 {model.save(options.out)}")
+    task = Task(objective, columns[N_VALIDATION:], columns[:N_VALIDATION])
+    trainer = Trainer([task], settings, options.checkpoint, options.compile, accelerator)
+    trainer.run(lambda progress: print(progress, flush=True), options.every, options.minutes)
+    if accelerator is not None and not accelerator.is_main_process:
+        return
+    training = asdict(trainer.settings) | {"minutes": trainer.minutes, "start": options.start}
+    weights = {k: v.detach().cpu() for k, v in trainer.averaged_field().state_dict().items()}
+    card = ModelCard(**vars(model.card) | {"training": training | {"torch": torch.__version__}})
+    trained = TrainedModel(**vars(model) | {"card": card, "weights": weights})
+    print(f"{options.out}: sha256 {trained.save(options.out)}")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .encoding import AtomEncoding
+from .fields.architecture import Architecture, describe, from_description
 from .fields.denoiser import Denoiser
+from .fields.egnn import EGNN
 from .fields.geometry import ReferenceGeometry
 from .flow import ContinuousFlow, TimeGrid
 from .molecule import Molecule
-from .prior import MeanFreeGaussian
 
 METADATA_KEY = "openmm_tbg"
 FORMAT_VERSION = 1
@@ -55,15 +56,14 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A denoiser's weights with all that is needed to draw and to weigh configurations in nm.
+    """A field's weights with all that is needed to draw and to weigh configurations in nm.
 
     Args:
         card: what made the model.
         molecule: the molecule that it knows.
         encoding: labels of the molecule's atoms, as the field sees them.
         geometry: moments of the training data.
-        hidden: channels of an atom.
-        layers: blocks of the network.
+        architecture: kind and sizes of the field.
         grid: time grid on which log q of this model is defined.
         weights: parameters of the field.
     """
@@ -72,20 +72,19 @@ class TrainedModel:
     molecule: Molecule
     encoding: AtomEncoding
     geometry: ReferenceGeometry
-    hidden: int
-    layers: int
+    architecture: Architecture
     grid: TimeGrid
     weights: dict[str, Tensor]
 
-    def field(self, dtype: torch.dtype = torch.float32) -> Denoiser:
+    def field(self, dtype: torch.dtype = torch.float32) -> Denoiser | EGNN:
         """The network with its trained weights, for evaluation."""
-        field = Denoiser(self.geometry, self.hidden, self.layers, dtype)
+        field = self.architecture.field(self.geometry, dtype)
         field.load_state_dict(self.weights)
         return field.requires_grad_(False).eval()
 
     def flow(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> ContinuousFlow:
-        """The flow from a Gaussian with the covariance of the training data."""
-        prior = MeanFreeGaussian(torch.from_numpy(self.geometry.covariance)).to(device)
+        """The flow from the prior of the architecture."""
+        prior = self.architecture.prior(self.geometry).to(device)
         return ContinuousFlow(self.field(dtype).to(device), prior, self.grid)
 
     def save(self, path: Path) -> str:
@@ -98,14 +97,12 @@ class TrainedModel:
         tensors |= {WEIGHT + name: values.contiguous() for name, values in self.weights.items()}
         description = {
             "version": FORMAT_VERSION,
-            "architecture": "denoiser",
             "units": "nm, nats, 3(N-1)-dimensional mean-free subspace",
             "card": asdict(self.card),
             "molecule": self.molecule.to_dict(),
             "encoding": asdict(self.encoding),
-            "hidden": self.hidden,
-            "layers": self.layers,
             "grid": asdict(self.grid),
+            **describe(self.architecture),
         }
         partial = path.with_suffix(".partial")
         save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(description)})
@@ -142,8 +139,7 @@ class TrainedModel:
             geometry=ReferenceGeometry(
                 **{k: v.numpy() for k, v in _with_prefix(tensors, GEOMETRY).items()}
             ),
-            hidden=description["hidden"],
-            layers=description["layers"],
+            architecture=from_description(description),
             grid=TimeGrid(**description["grid"]),
             weights=_with_prefix(tensors, WEIGHT),
         )

@@ -14,6 +14,7 @@ from .torsions import Dihedral, dihedral, with_dihedral
 
 ALANINE_PHI: Dihedral = (4, 6, 8, 14)
 ALANINE_PSI: Dihedral = (6, 8, 14, 16)
+ALANINE_RAMACHANDRAN = (4, 6, 8, 14, 16)
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,26 @@ from structures import Structure, structure_from_smiles
 from openmm_tbg.arrays import Positions
 from openmm_tbg.checkpoint import ModelCard, TrainedModel
 from openmm_tbg.encoding import encode_full
+from openmm_tbg.fields.architecture import DenoiserArchitecture
 from openmm_tbg.fields.denoiser import Denoiser
 from openmm_tbg.fields.egnn import EGNN
 from openmm_tbg.fields.geometry import ReferenceGeometry
 from openmm_tbg.flow import TimeGrid
 from openmm_tbg.prior import MeanFreeGaussian
-from openmm_tbg.training import Trainer, TrainingSettings
+from openmm_tbg.training import (
+    MoleculeFrames,
+    ResidualMatching,
+    Task,
+    Trainer,
+    TrainingSettings,
+)
 
 CHIRAL = "F[C@H](Cl)Br"  # F, C, Cl, Br, H: one stereocentre, no two atoms alike
 METHANOL = "CO"  # C, O, three hydrogens alike, one hydrogen of its own
 EQUAL_ATOMS, DIFFERENT_ATOMS = [0, 1, 4, 2, 3, 5], [0, 1, 2, 3, 5, 4]  # orders of methanol's atoms
 
+ARCHITECTURE = DenoiserArchitecture(hidden=8, layers=2)
 SETTINGS = TrainingSettings(
-    hidden=8,
-    layers=2,
     n_steps=120,
     batch_size=16,
     learning_rate=1e-2,
@@ -92,6 +98,26 @@ def random_egnn(smiles: str = METHANOL) -> EGNN:
     return field.requires_grad_(False)
 
 
+def task_of(
+    smiles: str,
+    n_train: int,
+    n_validation: int,
+    width_nm: float = 0.01,
+    geometry_width: float = 0.01,
+) -> Task:
+    """What a trainer learns of noisy copies of a structure, without forces."""
+    frames = torch.from_numpy(
+        frames_of(structure_from_smiles(smiles), n_train + n_validation)
+    ).float()
+    torch.manual_seed(0)
+    field = ARCHITECTURE.field(geometry_of(smiles, geometry_width))
+    return Task(
+        ResidualMatching(field),
+        MoleculeFrames(frames[n_validation:]),
+        MoleculeFrames(frames[:n_validation]),
+    )
+
+
 @dataclass(frozen=True)
 class Trained:
     """A model of CHFClBr and its validation losses before and after training."""
@@ -105,19 +131,17 @@ class Trained:
 def trained() -> Trained:
     structure = structure_from_smiles(CHIRAL)
     molecule, geometry = structure.molecule, geometry_of(CHIRAL, width_nm=0.01)
-    frames = torch.from_numpy(frames_of(structure, 300)).float()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(geometry, SETTINGS, frames[50:], frames[:50], Path(folder) / "run.pt")
+        trainer = Trainer([task_of(CHIRAL, 250, 50)], SETTINGS, Path(folder) / "run.pt")
         before = trainer.validation_losses()
         trainer.run(lambda progress: None, every=SETTINGS.n_steps)
-    weights = trainer.averaged_field.state_dict()
+    weights = trainer.averaged_field().state_dict()
     model = TrainedModel(
         card=CARD,
         molecule=molecule,
         encoding=encode_full(molecule),
         geometry=geometry,
-        hidden=SETTINGS.hidden,
-        layers=SETTINGS.layers,
+        architecture=ARCHITECTURE,
         grid=TimeGrid(nodes=8, steps=1),
         weights=weights,
     )

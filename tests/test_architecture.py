@@ -19,7 +19,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 # A module may import from the layers above its own; a new module has to take its place here.
 LAYERS = (
     ("arrays",),
-    ("molecule", "torsions"),
+    ("frames", "molecule", "torsions"),
     ("encoding",),
     ("prior",),
     ("divergence",),
@@ -30,7 +30,7 @@ LAYERS = (
     ("models",),
     ("proposals",),
     ("generator",),
-    ("tally", "simulation"),
+    ("tally", "simulation", "evaluation"),
     ("move",),
     ("training",),
 )

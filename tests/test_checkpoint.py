@@ -26,7 +26,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_comes_back(path: Path) -> None:
     model, loaded = trained().model, TrainedModel.load(path)
-    for name in ("card", "molecule", "encoding", "hidden", "layers", "grid"):
+    for name in ("card", "molecule", "encoding", "architecture", "grid"):
         assert getattr(loaded, name) == getattr(model, name)
     for name, values in vars(model.geometry).items():
         found = getattr(loaded.geometry, name)

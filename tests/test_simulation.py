@@ -1,8 +1,12 @@
-"""Frames follow the Boltzmann distribution, come again with their seed, and are stored whole."""
+"""Frames follow the Boltzmann distribution, come again with their seed, and survive a kill."""
 
 from __future__ import annotations
 
 import dataclasses
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,41 +14,20 @@ import numpy as np
 import openmm
 import pytest
 from assertions import assert_mean
-from openmm import app, unit
 from scipy.integrate import quad
+from toys import LENGTH_NM, WIDTH_NM, backbone, diatomic
 
-from openmm_tbg import simulation
+from openmm_tbg.frames import Frames, FrameStore, load_frames
 from openmm_tbg.reference import ReferenceSystem, alanine_dipeptide
-from openmm_tbg.simulation import (
-    Dynamics,
-    Frames,
-    load_frames,
-    repartition_hydrogen_mass,
-    simulate,
-)
+from openmm_tbg.simulation import Dynamics, repartition_hydrogen_mass, simulate, trajectory
 
-LENGTH_NM = 0.11
-WIDTH_NM = 0.01
-KT = (unit.MOLAR_GAS_CONSTANT_R * 300 * unit.kelvin).value_in_unit(unit.kilojoule_per_mole)
 SHORT = Dynamics(interval_ps=0.02, equilibration_ps=0.1)
-
-
-@pytest.fixture
-def diatomic() -> ReferenceSystem:
-    """A C-H bond in empty space: p(r) is r^2 exp(-(r - r0)^2 / 2 w^2)."""
-    topology = app.Topology()
-    residue = topology.addResidue("CH", topology.addChain())
-    carbon = topology.addAtom("C", app.element.carbon, residue)
-    hydrogen = topology.addAtom("H", app.element.hydrogen, residue)
-    topology.addBond(carbon, hydrogen)
-    system = openmm.System()
-    for atom in (carbon, hydrogen):
-        system.addParticle(atom.element.mass)
-    bond = openmm.HarmonicBondForce()
-    bond.addBond(0, 1, LENGTH_NM, KT / WIDTH_NM**2)
-    system.addForce(bond)
-    starts_nm = np.array([[[0.0, 0, 0], [LENGTH_NM, 0, 0]], [[0.0, 0, 0], [0, 0.12, 0]]])
-    return ReferenceSystem(topology, system, starts_nm, 300.0, ("harmonic",))
+LONG = {
+    "dynamics": Dynamics(interval_ps=0.1, equilibration_ps=1.0),
+    "n_frames": 12_000,
+    "n_walkers": 2,
+    "seed": 7,
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +36,10 @@ def alanine() -> ReferenceSystem:
 
 
 @pytest.fixture
-def run(diatomic: ReferenceSystem, tmp_path: Path) -> Callable[..., Frames]:
-    def run(name: str = "frames.npz", **changes: object) -> Frames:
+def run(tmp_path: Path) -> Callable[..., Frames]:
+    def run(name: str = "frames", **changes: object) -> Frames:
         settings = {"dynamics": SHORT, "n_frames": 8, "n_walkers": 2, "seed": 7} | changes
-        return simulate(diatomic, tmp_path / name, **settings)
+        return simulate(diatomic(), tmp_path / name, **settings)
 
     return run
 
@@ -127,7 +110,7 @@ def test_hydrogens_cannot_take_more_than_there_is(alanine: ReferenceSystem) -> N
 
 
 def test_a_seed_gives_the_same_frames_and_walkers_differ(run: Callable[..., Frames]) -> None:
-    first, again, other = run("a.npz"), run("b.npz"), run("c.npz", seed=8)
+    first, again, other = run("a"), run("b"), run("c", seed=8)
     np.testing.assert_array_equal(first.positions_nm, again.positions_nm)
     assert first.metadata == again.metadata
     assert not np.isin(other.positions_nm, first.positions_nm).any()
@@ -143,7 +126,7 @@ def test_walkers_take_the_starts_in_turn(run: Callable[..., Frames]) -> None:
 
 
 def test_processes_share_the_walkers_without_a_trace(run: Callable[..., Frames]) -> None:
-    alone, shared = run("alone.npz"), run("shared.npz", n_processes=2)
+    alone, shared = run("alone"), run("shared", n_processes=2)
     np.testing.assert_array_equal(shared.positions_nm, alone.positions_nm)
 
 
@@ -151,7 +134,7 @@ def test_frames_are_stored_centred_with_their_history(
     run: Callable[..., Frames], tmp_path: Path
 ) -> None:
     frames = run()
-    stored = load_frames(tmp_path / "frames.npz")
+    stored = load_frames(tmp_path / "frames")
     np.testing.assert_array_equal(stored.positions_nm, frames.positions_nm)
     assert stored.metadata == frames.metadata
     assert stored.positions_nm.dtype == np.float32
@@ -161,21 +144,9 @@ def test_frames_are_stored_centred_with_their_history(
     assert (history["temperature_K"], history["seed"], history["timestep_fs"]) == (300.0, 7, 2.0)
 
 
-def test_a_write_that_fails_leaves_nothing(
-    run: Callable[..., Frames], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full_disk(file: object, **arrays: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(np, "savez_compressed", full_disk)
-    with pytest.raises(OSError, match="no space left"):
-        run()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_explosion_is_said(run: Callable[..., Frames]) -> None:
     coarse = Dynamics(interval_ps=0.1, timestep_fs=50.0, equilibration_ps=10.0)
-    with pytest.raises(RuntimeError, match=r"walker 0 blew up .* timestep_fs below 50"):
+    with pytest.raises(RuntimeError, match=r"walker 0 of frames blew up .* timestep_fs below 50"):
         run(dynamics=coarse)
 
 
@@ -184,7 +155,7 @@ def test_an_explosion_is_said(run: Callable[..., Frames]) -> None:
     [
         ({"n_frames": 9}, ValueError, "n_frames a multiple of n_walkers"),
         ({"n_walkers": 0}, ValueError, "at least 1"),
-        ({"name": "frames.dcd"}, ValueError, r"ends in \.npz"),
+        ({"name": "frames.npz"}, ValueError, r"name it without \.npz"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(
@@ -194,10 +165,10 @@ def test_numbers_that_cannot_be_are_refused(
         run(**changes)
 
 
-def test_nothing_is_overwritten(run: Callable[..., Frames]) -> None:
+def test_another_simulation_goes_elsewhere(run: Callable[..., Frames]) -> None:
     run()
-    with pytest.raises(FileExistsError, match="choose another name"):
-        run()
+    with pytest.raises(ValueError, match=r"timestep_fs is 2\.0 there, 1\.0 here.* another folder"):
+        run(dynamics=dataclasses.replace(SHORT, timestep_fs=1.0))
 
 
 @pytest.mark.parametrize(
@@ -214,15 +185,93 @@ def test_dynamics_that_cannot_be_are_refused(change: dict[str, float], message: 
         dataclasses.replace(SHORT, **change)
 
 
-def test_a_file_without_positions_is_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "other.npz", energies=np.zeros(3))
-    with pytest.raises(ValueError, match=r"\['energies'\], but no positions_nm"):
-        load_frames(tmp_path / "other.npz")
-
-
 def test_a_log_file_gets_few_lines(
     run: Callable[..., Frames], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run()
-    assert simulation.SECONDS_BETWEEN_LOG_LINES > 1
+    assert trajectory.SECONDS_BETWEEN_LOG_LINES > 1
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_stop_leaves_no_trace(
+    run: Callable[..., Frames], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run("whole")
+    monkeypatch.setattr(trajectory, "FRAMES_PER_CHUNK", 3)
+    written: list[Path] = []
+
+    def stop_after_three(path: Path, content: bytes) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path)
+        FrameStore(tmp_path / "cut")  # readable at every moment
+        path.write_bytes(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trajectory, "write_atomically", stop_after_three)
+        with pytest.raises(KeyboardInterrupt):
+            run("cut")
+    assert len(load_frames(tmp_path / "cut")) == 7
+    resumed = run("cut")
+    for column in ("positions_nm", "forces_per_nm", "bias_kT"):
+        np.testing.assert_array_equal(getattr(resumed, column), getattr(whole, column))
+    assert resumed.metadata == whole.metadata
+
+
+def test_frames_without_their_checkpoint_are_left_alone(
+    run: Callable[..., Frames], tmp_path: Path
+) -> None:
+    whole = run()
+    for checkpoint in (tmp_path / "frames").glob("*.checkpoint"):
+        checkpoint.unlink()
+    np.testing.assert_array_equal(run().positions_nm, whole.positions_nm)
+    FrameStore(tmp_path / "frames", "r+").finish(0, 3)
+    with pytest.raises(FileNotFoundError, match="is gone, without which walker 0 cannot go on"):
+        run()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Frames:
+    return simulate(backbone(), tmp_path_factory.mktemp("whole"), **LONG)
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_a_kill_leaves_no_trace(tmp_path: Path, whole: Frames, n_processes: int) -> None:
+    out = tmp_path / "killed"
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.append({str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path; from test_simulation import LONG, backbone, simulate\n"
+        "if __name__ == '__main__':\n"
+        f"    simulate(backbone(), Path({str(out)!r}), **LONG, n_processes={n_processes})\n"
+    )
+    process = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None:
+        time.sleep(0.02)
+        if (out / "done.npy").exists() and FrameStore(out).n_done.sum() >= 1000:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=10)  # the pipe closes when the last worker has ended
+    assert 1000 <= len(load_frames(out)) < LONG["n_frames"]
+    resumed = simulate(backbone(), out, **LONG)
+    np.testing.assert_array_equal(resumed.positions_nm, whole.positions_nm)
+    np.testing.assert_array_equal(resumed.forces_per_nm, whole.forces_per_nm)
+
+
+def test_stiff_terms_are_kept(run: Callable[..., Frames]) -> None:
+    history = run().metadata
+    assert history["bonds"] == [[0, 1]]
+    assert history["bond_lengths_nm"] == [LENGTH_NM]
+    assert history["bond_stiffness_kT_per_nm2"] == pytest.approx([WIDTH_NM**-2])
+    assert history["angles"] == []
+    assert history["rare_states_by"] == ["starts"]
+
+
+def test_stored_forces_pull_back_to_the_rest_length(run: Callable[..., Frames]) -> None:
+    frames = run()
+    assert frames.forces_per_nm is not None
+    bond = np.diff(frames.positions_nm.astype(float), axis=1)[:, 0]
+    length = np.linalg.norm(bond, axis=1, keepdims=True)
+    expected = -(length - LENGTH_NM) / WIDTH_NM**2 * bond / length
+    np.testing.assert_allclose(frames.forces_per_nm[:, 1], expected, atol=1e-2)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,23 +22,39 @@ from miniatures import (
     geometry_of,
     prior_of,
     random_denoiser,
+    random_egnn,
+    task_of,
     trained,
 )
 from scipy.stats import kstest
 from structures import structure_from_smiles
 from torch import Tensor
 
+from openmm_tbg.fields.architecture import DenoiserArchitecture
+from openmm_tbg.fields.denoiser import Denoiser
 from openmm_tbg.training import (
+    MoleculeFrames,
     Progress,
+    ResidualMatching,
+    StiffTerms,
+    Task,
     Trainer,
     TrainingSettings,
-    draw_times,
-    flow_matching_pairs,
+    VelocityMatching,
 )
+from openmm_tbg.training.data import draw_times
+from openmm_tbg.training.weighting import TimeWeights
 
 SIGMAS = 4.0
 P_VALUE = math.erfc(SIGMAS / math.sqrt(2))  # of a deviation by 4 sigma
 SHORT = replace(SETTINGS, n_steps=20)
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+
+
+def flow_matching_pairs(
+    field: Denoiser, frames: Tensor, t: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    return ResidualMatching(field).pairs(frames, t, noise - noise.mean(dim=1, keepdim=True))
 
 
 def normal(n: int, seed: int, n_atoms: int = 6) -> Tensor:
@@ -119,13 +140,13 @@ def test_a_wrong_target_would_be_noticed(wrong: Rule) -> None:
 
 def assert_laws_of_times(draw: Callable[[int, float, torch.Generator], Tensor]) -> None:
     t = draw(4000, 0.01, torch.Generator().manual_seed(1)).double().numpy()
-    exponent = torch.from_numpy(1 - t[2000:]).log().numpy() / math.log(0.01)
+    exponent = torch.from_numpy(1 - t[1000:]).log().numpy() / math.log(0.01)
     assert ((t >= 0) & (t <= 1)).all()
-    assert kstest(t[:2000], "uniform").pvalue > P_VALUE
+    assert kstest(t[:1000], "uniform").pvalue > P_VALUE
     assert kstest(exponent, "uniform").pvalue > P_VALUE
 
 
-def test_half_of_the_times_are_uniform_half_log_uniform_in_what_is_left() -> None:
+def test_a_quarter_of_the_times_is_uniform_the_rest_log_uniform_in_what_is_left() -> None:
     assert_laws_of_times(draw_times)
 
 
@@ -157,8 +178,7 @@ def be_killed(progress: Progress) -> None:
 
 
 def trainer(checkpoint: Path, settings: TrainingSettings = SHORT) -> Trainer:
-    frames = torch.from_numpy(frames_of(structure_from_smiles(CHIRAL), 40)).float()
-    return Trainer(geometry_of(CHIRAL), settings, frames[10:], frames[:10], checkpoint)
+    return Trainer([task_of(CHIRAL, 30, 10, geometry_width=0.03)], settings, checkpoint)
 
 
 def test_training_lowers_the_loss() -> None:
@@ -184,8 +204,8 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert second.step == 20
     assert second.loss == whole.loss
     for state, expected in [
-        (second.field.state_dict(), whole.field.state_dict()),
-        (second.averaged_field.state_dict(), whole.averaged_field.state_dict()),
+        (second.fields.state_dict(), whole.fields.state_dict()),
+        (second.averaged_field().state_dict(), whole.averaged_field().state_dict()),
     ]:
         assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert second.validation_losses() == whole.validation_losses()
@@ -214,36 +234,32 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
 def test_without_decay_the_average_is_the_last_network(tmp_path: Path) -> None:
     run = trainer(tmp_path / "run.pt", replace(SHORT, n_steps=3, ema_decay=0.0))
     run.run(ignore)
-    average, last = run.averaged_field.state_dict(), run.field.state_dict()
+    average, last = run.averaged_field().state_dict(), run.fields[0].state_dict()
     assert all(torch.equal(average[name], last[name]) for name in last)
 
 
 def test_the_averaged_network_is_the_decayed_sum_of_its_steps(tmp_path: Path) -> None:
     run = trainer(tmp_path / "run.pt", replace(SHORT, n_steps=4, ema_decay=0.7))
     name, steps = "gate.weight", []
-    run.run(lambda progress: steps.append(run.field.state_dict()[name].double().clone()), every=1)
+    run.run(
+        lambda progress: steps.append(run.fields[0].state_dict()[name].double().clone()), every=1
+    )
     expected = steps[0]
     for step in steps[1:]:
         expected = 0.7 * expected + 0.3 * step
-    found = run.averaged_field.state_dict()[name].double()
+    found = run.averaged_field().state_dict()[name].double()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize(("name", "value"), [("hidden", 4), ("learning_rate", 0.5), ("seed", 9)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", 4), ("learning_rate", 0.5), ("seed", 9)]
+)
 def test_other_settings_than_the_checkpoints_are_refused(
     name: str, value: float, tmp_path: Path
 ) -> None:
     trainer(tmp_path / "run.pt", replace(SHORT, n_steps=1)).run(ignore)
     with pytest.raises(ValueError, match=rf"run\.pt was made with other settings \({name}\)"):
         trainer(tmp_path / "run.pt", replace(SHORT, **{name: value}))
-
-
-@pytest.mark.parametrize("empty", ["frames", "validation"])
-def test_no_frames_are_refused(empty: str, tmp_path: Path) -> None:
-    some, none = torch.zeros(2, 5, 3), torch.zeros(0, 5, 3)
-    frames, validation = (none, some) if empty == "frames" else (some, none)
-    with pytest.raises(ValueError, match="frames and validation must both hold configurations"):
-        Trainer(geometry_of(CHIRAL), SHORT, frames, validation, tmp_path / "run.pt")
 
 
 def test_the_rate_rises_linearly_and_falls_to_zero_as_a_cosine() -> None:
@@ -253,3 +269,155 @@ def test_the_rate_rises_linearly_and_falls_to_zero_as_a_cosine() -> None:
     assert settings.rate_at(500) == pytest.approx(0.25)
     assert settings.rate_at(250) == pytest.approx(0.5 * math.cos(math.pi / 8) ** 2)
     assert settings.rate_at(1000) == settings.rate_at(2000) == 0
+
+
+def test_two_processes_train_like_one_with_the_whole_batch(tmp_path: Path) -> None:
+    def run(n_processes: int) -> list[dict[str, dict[str, Tensor]]]:
+        folder = tmp_path / str(n_processes)
+        folder.mkdir()
+        script = Path(__file__).with_name("train_with_accelerate.py")
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command = [*launch, f"--nproc-per-node={n_processes}", str(script), str(folder), "6"]
+        subprocess.run(command, check=True, capture_output=True, env=os.environ | ONE_THREAD)
+        return [torch.load(path) for path in sorted(folder.glob("rank*.pt"))]
+
+    (alone,), (first, second) = run(1), run(2)
+    assert (alone["n"], first["n"]) == (1, 2)
+    for name, expected in alone["weights"].items():
+        torch.testing.assert_close(first["weights"][name], expected, rtol=1e-4, atol=2e-6)
+        assert torch.equal(second["weights"][name], first["weights"][name])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    three = SimpleNamespace(process_index=0, num_processes=3)
+    with pytest.raises(ValueError, match="batch_size is 16: take a multiple of the 3 processes"):
+        Trainer([task_of(CHIRAL, 5, 5)], SHORT, tmp_path / "run.pt", accelerator=three)
+
+
+def test_sigterm_leaves_a_checkpoint_that_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole, first = trainer(tmp_path / "whole.pt"), trainer(tmp_path / "parts.pt")
+    whole.run(ignore, every=20)
+    advance = first._advance
+
+    def advance_and_be_told() -> None:
+        advance()
+        if first.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    first._advance = advance_and_be_told
+    with pytest.raises(SystemExit, match=r"stopped at step 7, .*parts\.pt holds it; run again"):
+        first.run(ignore, every=20)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    second = trainer(tmp_path / "parts.pt")
+    assert second.step == 7
+    second.run(ignore, every=20)
+    for name, expected in whole.fields.state_dict().items():
+        assert torch.equal(second.fields.state_dict()[name], expected)
+
+
+def test_the_schedule_is_fitted_to_the_minutes(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "run.pt", replace(SHORT, n_steps=10**6))
+    reports: list[Progress] = []
+    run.run(reports.append, every=25, minutes=0.05)
+    assert run.step == run.settings.n_steps == reports[-1].step
+    assert 0.025 < run.minutes < 0.1
+    assert run.settings.rate_at(run.step) == 0
+
+
+def test_molecules_share_what_they_learn(tmp_path: Path) -> None:
+    """Two orders of the atoms of CHFClBr are two molecules of as many labels."""
+    first = task_of(CHIRAL, 30, 10)
+    geometry = geometry_of("Cl[C@H](F)Br")
+    frames = torch.from_numpy(frames_of(structure_from_smiles("Cl[C@H](F)Br"), 40)).float()
+    field = first.objective.field.for_molecule(geometry)
+    columns = MoleculeFrames(frames)
+    second = Task(ResidualMatching(field), columns[10:], columns[:10])
+    run = Trainer([first, second], replace(SHORT, n_steps=200), tmp_path / "run.pt")
+    assert len(run.parameters) == len(list(first.objective.field.parameters()))
+    before = [run._validation_loss(k, 0.95) for k in (0, 1)]
+    run.run(ignore, every=200)
+    assert all(run._validation_loss(k, 0.95) < 0.95 * before[k] for k in (0, 1))
+    assert run.averaged_field(0).gate.weight is run.averaged_field(1).gate.weight
+    again = Trainer([first, second], replace(SHORT, n_steps=200), tmp_path / "run.pt")
+    assert again.validation_losses() == run.validation_losses()
+
+
+def test_forces_lower_the_noise_of_the_loss(tmp_path: Path) -> None:
+    """Frames of isotropic wells, with the forces of the wells and terms of another curvature."""
+    plain = task_of(CHIRAL, 30, 10)
+    terms = StiffTerms.from_lists([[0, 1], [1, 2]], [1e4, 1e4], [], [])
+    rest = torch.from_numpy(structure_from_smiles(CHIRAL).positions_nm).float()
+    rest = rest - rest.mean(dim=0)
+
+    def with_forces(frames: MoleculeFrames) -> MoleculeFrames:
+        return MoleculeFrames(frames.positions_nm, (rest - frames.positions_nm) / 0.01**2)
+
+    forced = Task(
+        ResidualMatching(plain.objective.field, terms),
+        with_forces(plain.frames),
+        with_forces(plain.validation),
+    )
+    losses = [
+        Trainer([task], SHORT, tmp_path / "none.pt")._validation_loss(0, 0.98)
+        for task in (plain, forced)
+    ]
+    assert losses[1] < 0.8 * losses[0]
+
+
+def test_frames_are_drawn_with_their_weights() -> None:
+    positions = torch.zeros(3, 2, 3)
+    log_weights = torch.tensor([0.0, math.log(3.0), -math.inf], dtype=torch.float64) + 700
+    with pytest.raises(ValueError, match="log_weights holds numbers that are not finite"):
+        MoleculeFrames(positions, log_weights=log_weights)
+    frames = MoleculeFrames(positions[:2], log_weights=log_weights[:2])
+    n = 20_000
+    share = frames.draw(n, torch.Generator().manual_seed(0)).double().mean()
+    assert abs(share - 0.75) < SIGMAS * math.sqrt(0.75 * 0.25 / n)
+    equal = MoleculeFrames(positions[:2]).draw(n, torch.Generator().manual_seed(0)).double().mean()
+    assert abs(equal - 0.5) < SIGMAS * math.sqrt(0.25 / n)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ((torch.zeros(0, 2, 3),), "positions_nm holds no frames"),
+        ((torch.full((2, 2, 3), math.nan),), "positions_nm holds numbers that are not finite"),
+        ((torch.zeros(2, 2, 3), torch.zeros(1, 2, 3)), "forces_per_nm has 1 rows for 2 frames"),
+    ],
+)
+def test_frames_that_cannot_be_are_refused(columns: tuple[Tensor, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MoleculeFrames(*columns)
+
+
+def test_another_network_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path / "run.pt", replace(SHORT, n_steps=1)).run(ignore)
+    geometry = geometry_of(CHIRAL)
+    task = task_of(CHIRAL, 5, 5)
+    wider = Task(
+        ResidualMatching(DenoiserArchitecture(12, 2).field(geometry)), task.frames, task.validation
+    )
+    with pytest.raises(ValueError, match=r"run\.pt holds another network"):
+        Trainer([wider], SHORT, tmp_path / "run.pt")
+
+
+def test_the_published_objective_is_the_velocity(tmp_path: Path) -> None:
+    field = random_egnn().float()
+    objective, t = VelocityMatching(field), times_of(4).float()
+    noise, x_1 = normal(4, 1).float(), 0.1 * normal(4, 2).float()
+    x_t, target = objective.pairs(x_1, t, noise)
+    later, _ = objective.pairs(x_1, t + 1e-3, noise)
+    torch.testing.assert_close((later - x_t) / 1e-3 * 10, target, rtol=0, atol=2e-3)
+    said = objective.predict(t[:1], x_t[:1])
+    torch.testing.assert_close(said, 10 * field.velocity(t[0], x_t[:1]))
+
+
+def test_weights_follow_the_inverse_root_of_the_errors() -> None:
+    weights = TimeWeights(torch.zeros(()))
+    times = torch.tensor([0.1, 0.9, 0.9])
+    assert weights(times).tolist() == [1, 1, 1]
+    for _ in range(1000):
+        weights.update(weights.sums(times, torch.tensor([0.25, 0.03, 0.05])))
+    expected = torch.tensor([0.25, 0.04, 0.04]).rsqrt()
+    torch.testing.assert_close(weights(times), expected)
+    assert weights(torch.tensor([0.5])).item() == 1

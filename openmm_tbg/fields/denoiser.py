@@ -91,6 +91,23 @@ class Denoiser(nn.Module):
             self.gate.weight *= GATE_GAIN
         self.to(dtype)
 
+    def for_molecule(self, geometry: ReferenceGeometry) -> Denoiser:
+        """The field of another molecule, with these very parameters: training one trains both.
+
+        Raises:
+            ValueError: if the molecule's labels are not those of this one.
+        """
+        if geometry.one_hot.shape[1] != self.one_hot.shape[1]:
+            raise ValueError(
+                f"geometry has {geometry.one_hot.shape[1]} labels, the field "
+                f"{self.one_hot.shape[1]}: encode both molecules alike"
+            )
+        other = Denoiser(geometry, self.hidden, len(self.blocks), self.root.dtype)
+        other.to(self.root.device)
+        for mine, theirs in zip(self.modules(), other.modules(), strict=True):
+            theirs._parameters = mine._parameters
+        return other
+
     @property
     def bytes_per_divergence(self) -> int:
         """Estimated working memory of one configuration's divergence."""

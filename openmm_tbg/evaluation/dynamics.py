@@ -1,0 +1,66 @@
+"""Molecular dynamics of the target: what proposals are measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arrays import Positions, Scalars
+from ..molecule import Molecule
+from ..torsions import Dihedral
+
+
+@dataclass(frozen=True, eq=False)
+class MolecularDynamics:
+    """Frames of the target, against which proposals are measured.
+
+    Args:
+        molecule: The molecule; its bonds are measured.
+        phi: Atoms of the dihedral phi.
+        psi: Atoms of the dihedral psi.
+        temperature_K: Temperature of the target in K.
+        positions_nm: (frames, atoms, 3) in nm.
+        u_kT: Reduced potential of each frame in kT.
+        log_weights: Of each frame toward the target where the simulation was biased (a bias of b kT
+            gives +b), up to a constant; None where all weights are equal.
+
+    Raises:
+        ValueError: There are no frames, the columns differ in length, or a number is not finite.
+    """
+
+    molecule: Molecule
+    phi: Dihedral
+    psi: Dihedral
+    temperature_K: float
+    positions_nm: Positions
+    u_kT: Scalars
+    log_weights: Scalars | None = None
+
+    def __post_init__(self) -> None:
+        columns = [self.positions_nm, self.u_kT]
+        columns += [] if self.log_weights is None else [self.log_weights]
+        lengths = [len(column) for column in columns]
+        if lengths[0] == 0 or len(set(lengths)) > 1:
+            raise ValueError(f"the columns have {lengths} frames: give one or more, equally many")
+        if not all(np.isfinite(column).all() for column in columns):
+            raise ValueError("a frame, an energy or a log-weight is not finite: leave that row out")
+
+    @property
+    def weights(self) -> Scalars:
+        """Weights of the frames, their sum 1."""
+        if self.log_weights is None:
+            return np.full(len(self.u_kT), 1 / len(self.u_kT))
+        return normalised(self.log_weights)
+
+
+def normalised(log_weights: Scalars) -> Scalars:
+    """Weights of sum 1.
+
+    Example:
+        >>> normalised(np.array([1000.0, 1000.0, -np.inf]))
+        array([0.5, 0.5, 0. ])
+    """
+    weights: Scalars = np.exp(log_weights - log_weights.max())
+    weights /= weights.sum()
+    return weights
