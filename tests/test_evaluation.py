@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +130,12 @@ def test_a_failed_proposal_keeps_its_row_and_is_not_evaluated() -> None:
     passing = scored[scored.passes]
     expected = -potential(passing.positions_nm) - passing.log_q
     np.testing.assert_array_equal(passing.log_weights, expected)
+
+
+def test_the_seconds_of_all_rows_are_those_that_passed() -> None:
+    started = time.perf_counter()
+    scored = draw_scored(wide(), lambda x: time.sleep(0.05) or potential(x), 30, 1, batch=10)
+    assert 0.15 <= scored.seconds.sum() <= time.perf_counter() - started
 
 
 def test_a_batch_without_a_valid_proposal_needs_no_energies() -> None:

@@ -115,7 +115,9 @@ def test_no_variance_is_left_of_a_harmonic_molecule(t: float) -> None:
     velocity = (2 * t - 1) / norm**2 * z_t + said / norm
     jacobian = TERMS.jacobian(field.root @ (z_t + (1 - t) * velocity))[0]
     whitened = torch.einsum("rac,am->rmc", jacobian, field.root).flatten(1)
-    curvature = whitened.T @ whitened + DAMPING * ((1 - t) / t) ** 4 * torch.eye(15)
+    curvature = whitened.T @ whitened + DAMPING * (1 - t) ** 3 / ((1 - t) ** 3 + t**3) * torch.eye(
+        15
+    )
     score = -((z_1 - rest).flatten(1) @ curvature).view_as(z_1)
     forces = field.inverse_root @ score
     target = norm * (z_1 - noise) - (2 * t - 1) / norm * z_t

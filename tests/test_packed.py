@@ -13,11 +13,11 @@ from assertions import assert_mean
 from openmm import app
 from peptides import peptide
 from structures import Alanine, Structure
-from toys import KT, backbone
+from toys import KT, backbone, diatomic
 
 from openmm_tbg.arrays import Frame
 from openmm_tbg.frames import FrameStore
-from openmm_tbg.reference import ReferenceSystem
+from openmm_tbg.reference import ReferenceSystem, alanine_dipeptide
 from openmm_tbg.simulation import Dynamics, RamachandranBias, packing, simulate_packed, trajectory
 from openmm_tbg.simulation.packing import PackedSystem, pack
 from openmm_tbg.torsions import dihedral
@@ -120,6 +120,17 @@ def test_the_map_of_each_molecule_is_there() -> None:
     assert maps.getNumTorsions() == 3
 
 
+def test_maps_are_not_mixed_up() -> None:
+    molecules = []
+    for seed in (1, 2, 3):
+        maps = openmm.CMAPTorsionForce()
+        for table in np.random.default_rng(seed).normal(0, 10, (2, 36)):
+            maps.addMap(6, table)
+        maps.addTorsion(seed % 2, 0, 1, 2, 3, 1, 2, 3, 4)
+        molecules.append((with_force(maps), backbone().positions_nm))
+    assert_like_alone(molecules, pack([system for system, _ in molecules]))
+
+
 def test_the_grid_keeps_molecules_apart() -> None:
     packed = pack([backbone().system] * 9)
     apart = np.linalg.norm(packed.origins_nm[:, None] - packed.origins_nm[None], axis=-1)
@@ -190,6 +201,11 @@ def test_a_grid_that_cannot_be_is_refused(change: dict[str, object], message: st
         pack([backbone().system], **change)
 
 
+def has_cuda() -> bool:
+    platforms = map(openmm.Platform.getPlatform, range(openmm.Platform.getNumPlatforms()))
+    return "CUDA" in {platform.getName() for platform in platforms}
+
+
 @pytest.fixture
 def references() -> dict[str, ReferenceSystem]:
     return {"free": backbone(), "hindered": backbone(1.5)}
@@ -226,6 +242,34 @@ def test_stored_forces_are_those_of_each_molecule_alone(
         for x, force in zip(frames[name].positions_nm, frames[name].forces_per_nm, strict=True):
             expected = evaluate(reference.system, x.astype(float))[1] / KT
             np.testing.assert_allclose(force, expected, atol=0.01)
+
+
+def test_copies_take_the_starts_in_turn(tmp_path: Path) -> None:
+    frozen = Dynamics(interval_ps=1e-9, timestep_fs=1e-6, equilibration_ps=0.0)
+    frames = simulate_packed(
+        {"bond": diatomic(), "chain": backbone()}, tmp_path, dynamics=frozen, n_frames=3,
+        n_walkers=3, seed=6, platform="Reference",
+    )  # fmt: skip
+    lengths = np.linalg.norm(np.diff(frames["bond"].positions_nm, axis=1)[:, 0], axis=1)
+    np.testing.assert_allclose(lengths, [0.11, 0.12, 0.11], atol=1e-6)
+    start = backbone().positions_nm - backbone().positions_nm.mean(axis=0)
+    np.testing.assert_allclose(frames["chain"].positions_nm, [start] * 3, atol=1e-6)
+    assert frames["bond"].metadata["packed_with"] == ["bond", "chain"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_cuda(), reason="OpenMM finds no CUDA platform")
+def test_cuda_stores_the_forces_of_each_molecule(tmp_path: Path) -> None:
+    reference = alanine_dipeptide()
+    frames = simulate_packed(
+        {"one": reference, "other": reference}, tmp_path, dynamics=SHORT, n_frames=8, n_walkers=4,
+        seed=6, biases={"other": BIAS},
+    )  # fmt: skip
+    for name in ("one", "other"):
+        assert frames[name].forces_per_nm is not None
+        for x, force in zip(frames[name].positions_nm, frames[name].forces_per_nm, strict=True):
+            expected = evaluate(reference.system, x.astype(float))[1] / KT
+            np.testing.assert_allclose(force, expected, atol=2e-3 * np.abs(expected).max())
 
 
 def test_a_stop_leaves_no_trace(
@@ -268,6 +312,8 @@ def test_requests_that_cannot_be_are_refused(
     settings["platform"] = "Reference"
     with pytest.raises(ValueError, match=r"biases has \['other'\], which references lacks"):
         simulate_packed(references, tmp_path, **settings, biases={"other": BIAS})
+    with pytest.raises(ValueError, match="references is empty"):
+        simulate_packed({}, tmp_path, **settings)
     hot = {"hot": dataclasses.replace(backbone(), temperature_K=400.0)}
     with pytest.raises(ValueError, match=r"temperatures \[300\.0, 400\.0\] K"):
         simulate_packed(references | hot, tmp_path, **settings)

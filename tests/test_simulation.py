@@ -110,7 +110,8 @@ def test_hydrogens_cannot_take_more_than_there_is(alanine: ReferenceSystem) -> N
 
 
 def test_a_seed_gives_the_same_frames_and_walkers_differ(run: Callable[..., Frames]) -> None:
-    first, again, other = run("a"), run("b"), run("c", seed=8)
+    first, again = run("a", n_walkers=4), run("b", n_walkers=4)  # two from each start
+    other = run("c", n_walkers=4, seed=8)
     np.testing.assert_array_equal(first.positions_nm, again.positions_nm)
     assert first.metadata == again.metadata
     assert not np.isin(other.positions_nm, first.positions_nm).any()

@@ -156,12 +156,12 @@ def _append_torsions(merged: Any, force: openmm.PeriodicTorsionForce, first: int
 
 
 def _append_maps(merged: Any, force: openmm.CMAPTorsionForce, first: int) -> None:
-    first_map = merged.getNumMaps()
-    for k in range(force.getNumMaps()):
-        merged.addMap(*force.getMapParameters(k))
+    own: dict[int, int] = {}  # force fields add the maps of all residues to every System
     for k in range(force.getNumTorsions()):
         table, *atoms = force.getTorsionParameters(k)
-        merged.addTorsion(first_map + table, *(first + atom for atom in atoms))
+        if table not in own:
+            own[table] = merged.addMap(*force.getMapParameters(table))
+        merged.addTorsion(own[table], *(first + atom for atom in atoms))
 
 
 def _append_compounds(merged: Any, force: openmm.CustomCompoundBondForce, first: int) -> None:

@@ -89,6 +89,8 @@ def simulate_packed(
 
 
 def _common_temperature_K(references: Mapping[str, ReferenceSystem]) -> float:  # noqa: N802
+    if not references:
+        raise ValueError("references is empty: give at least one molecule")
     temperatures = {reference.temperature_K for reference in references.values()}
     if len(temperatures) != 1:
         raise ValueError(

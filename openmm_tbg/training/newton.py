@@ -26,7 +26,7 @@ from ..fields.denoiser import Denoiser
 
 SHORTEST_ARM_NM = 0.04
 SMALLEST_SINE = 0.1
-DAMPING = 60.0
+DAMPING = 120.0
 
 Batch = Float[Tensor, "batch atoms 3"]
 Times = Float[Tensor, " batch"]
@@ -112,7 +112,7 @@ def newton_correction(
     r"""What to add to the residual's target: $\frac{n}{1 - t} M s$, of mean zero given $x_t$.
 
     $$ M = (K^{1/2} H K^{1/2} + \frac{t^2}{(1 - t)^2} + c)^{-1}, \qquad
-       c = 60 \frac{(1 - t)^4}{t^4} $$
+       c = 120 \frac{(1 - t)^3}{(1 - t)^3 + t^3} $$
 
     with $H$ the curvature of the stiff terms at $D(x_t)$, the structure that the network expects.
     The damping $c$ is what measures best: early on the orientation of the bonds is not yet known.
@@ -134,7 +134,7 @@ def newton_correction(
     expected = field.root @ (z_t + noise_left * velocity)
     jacobian = torch.einsum("brac,am->brmc", terms.jacobian(expected), field.root).flatten(2)
     ratio = (t / noise_left) ** 2
-    diagonal = ratio + DAMPING / ratio.clamp_min(1e-6) ** 2
+    diagonal = ratio + DAMPING * noise_left**3 / (noise_left**3 + t**3)
     curvature = jacobian.mT @ jacobian
     curvature.diagonal(dim1=1, dim2=2).add_(diagonal[:, 0])
     score = (field.root @ forces + t / noise_left * noise).flatten(1)
