@@ -143,7 +143,8 @@ def run(options: argparse.Namespace, seeds: Sequence[int]) -> None:
     ]
     log_q = None
     if options.held_out:
-        frames = rows.of_target(options.held_out, np.random.default_rng(0))
+        unseen = FrameRows.load(options.held_out_frames or options.frames)
+        frames = unseen.of_target(options.held_out, np.random.default_rng(0))
         log_q = held_out_log_q(generator, frames, options.out / "held_out.npz")
     made = made_with(generator, options.threads)
     for seed, scored in zip(seeds, drawn, strict=True):
@@ -164,6 +165,7 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, required=True, help="of molecular dynamics")
     parser.add_argument("--md-frames", type=int, default=20_000, help="of these, how many to use")
     parser.add_argument("--held-out", type=int, default=0, help="frames whose log q is evaluated")
+    parser.add_argument("--held-out-frames", type=Path, help="where they are; else --frames")
     parser.add_argument("--length-scale", type=float, default=30.0, help="for the scaled NLL")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")

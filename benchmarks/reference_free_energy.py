@@ -2,8 +2,8 @@
 
     python benchmarks/reference_free_energy.py --frames alanine_frames
 
-Weights exp(bias) undo the bias of each frame. Blocks of a nanosecond are longer than the correlation
-time of phi under the bias; the error is the standard deviation over resampled blocks.
+Weights exp(bias) undo the bias of each frame. The error is the standard deviation over resampled
+blocks of time; it should not depend on their length.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def main() -> None:
         "standard_error_by_block_length": errors,
         "frames": len(phi),
         "nanoseconds": len(phi) * interval_ps / 1000,
-        "crossings": visits,
-        "effective_sample_size_of_weights": round(effective_sample_size(log_weights), 3),
+        "crossings": int(visits),
+        "effective_sample_size_of_weights": round(float(effective_sample_size(log_weights)), 3),
     }
     print(json.dumps(result, indent=1))
     if options.out:

@@ -30,7 +30,7 @@ from openmm_tbg.frames import Frames, load_frames
 from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.reference import ALANINE_RAMACHANDRAN, alanine_dipeptide
-from openmm_tbg.simulation import Dynamics, learn_bias, simulate
+from openmm_tbg.simulation import Dynamics, RamachandranBias, learn_bias, simulate
 from openmm_tbg.training.data import MoleculeFrames
 from openmm_tbg.training.newton import StiffTerms
 from openmm_tbg.training.objectives import ResidualMatching, VelocityMatching
@@ -79,11 +79,21 @@ def training_frames(options: argparse.Namespace, reference) -> Frames:
         n_walkers=4,
         seed=options.seed,
         n_processes=os.cpu_count() or 1,
-        bias=learn_bias(reference, ALANINE_RAMACHANDRAN, n_steps=5_000_000, seed=options.seed),
+        bias=ramachandran_bias(options, reference),
     )
 
 
-def as_tensors(frames: Frames, options: argparse.Namespace) -> tuple[MoleculeFrames, StiffTerms]:
+def ramachandran_bias(options: argparse.Namespace, reference) -> RamachandranBias:
+    """The bias beside the frames, or a new one: 10 ns of metadynamics, some ten minutes."""
+    path = options.frames.with_name(f"{options.frames.name}_bias.npz")
+    if not path.exists():
+        learn_bias(reference, ALANINE_RAMACHANDRAN, n_steps=5_000_000, seed=options.seed).save(path)
+    return RamachandranBias.load(path)
+
+
+def as_tensors(
+    frames: Frames, options: argparse.Namespace
+) -> tuple[MoleculeFrames, StiffTerms | None]:
     """The frames in a random order, and the molecule's bonds and angles."""
     with_forces = frames.forces_per_nm is not None and not options.without_forces
     columns = MoleculeFrames(
@@ -91,9 +101,8 @@ def as_tensors(frames: Frames, options: argparse.Namespace) -> tuple[MoleculeFra
         torch.from_numpy(frames.forces_per_nm) if with_forces else None,
         None if frames.log_weights is None else torch.from_numpy(frames.log_weights),
     )
-    stiff = frames.metadata.get("stiff_terms") if with_forces else None
     order = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(columns)))
-    return columns[order], stiff and StiffTerms.from_lists(**stiff)
+    return columns[order], StiffTerms.from_metadata(frames.metadata) if with_forces else None
 
 
 def architecture(options: argparse.Namespace) -> DenoiserArchitecture | EGNNArchitecture:

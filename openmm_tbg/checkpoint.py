@@ -23,7 +23,7 @@ from .flow import ContinuousFlow, TimeGrid
 from .molecule import Molecule
 
 METADATA_KEY = "openmm_tbg"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHT, GEOMETRY = "weight.", "geometry."
 
 

@@ -130,17 +130,20 @@ class Chirality:
 
     Args:
         molecule: its stereocentres carry the hand.
+        density_sees_hand: the density tells mirror images apart, so none may be mirrored: all
+            frames with an inverted centre fail.
     """
 
-    def __init__(self, molecule: Molecule) -> None:
+    def __init__(self, molecule: Molecule, density_sees_hand: bool = False) -> None:
         self._stereocentres = molecule.stereocentres
+        self._n_mirrored = 0 if density_sees_hand else len(molecule.stereocentres)
 
     def screen(self, positions_nm: Positions) -> Screened:
         """Mirror where all centres are inverted; `Cause.CHIRALITY` where only some are."""
         n_inverted = np.zeros(len(positions_nm), dtype=int)
         for stereocentre in self._stereocentres:
             n_inverted += stereocentre.inverted(positions_nm)
-        some, all_ = n_inverted > 0, n_inverted == len(self._stereocentres)
+        some, all_ = n_inverted > 0, n_inverted == self._n_mirrored
         return Screened(
             np.where((some & all_)[:, None, None], -positions_nm, positions_nm),
             np.where(some & ~all_, Cause.CHIRALITY, Cause.NONE).astype(np.int8),
@@ -153,11 +156,13 @@ class TopologyFilter:
     Undone are permutations of atoms with equal label (`BondGraph`) and, for a molecule with
     stereocentres, the mirror image (`Chirality`). Folding the two mirror images of an achiral
     density $q(x) = q(-x)$ into one doubles it, so that `log_fold` $= \ln 2$ belongs to the log q of
-    every frame that passes, of proposals and of current states, mirrored or not.
+    every frame that passes, of proposals and of current states, mirrored or not. A density that
+    tells the two apart is left as it is.
 
     Args:
         molecule: bonds and stereocentres that a configuration must have.
         labels: of each atom, as the density sees it (`AtomEncoding.labels`).
+        density_sees_hand: whether the density tells mirror images apart.
 
     Raises:
         ValueError: if there is not one label for each atom, or two elements share one.
@@ -173,11 +178,14 @@ class TopologyFilter:
         ['NONE', 'BOND_GRAPH']
     """
 
-    def __init__(self, molecule: Molecule, labels: Sequence[int]) -> None:
-        self.log_fold = math.log(2) if molecule.stereocentres else 0.0
+    def __init__(
+        self, molecule: Molecule, labels: Sequence[int], density_sees_hand: bool = False
+    ) -> None:
+        folds = molecule.stereocentres and not density_sees_hand
+        self.log_fold = math.log(2) if folds else 0.0
         self._n_atoms = molecule.n_atoms
         self._bond_graph = BondGraph(molecule, labels)
-        self._chirality = Chirality(molecule)
+        self._chirality = Chirality(molecule, density_sees_hand)
 
     def screen(self, positions_nm: Positions) -> Screened:
         """Screen a batch; a row that fails several filters carries the first cause.

@@ -20,9 +20,10 @@ from .proposals import Proposals
 class BoltzmannGenerator:
     r"""Draws configurations of one molecule with their exact density, and evaluates that density.
 
-    The flow is invariant under reflections. For a molecule with stereocentres both hands are folded
-    into the right one, $q(x) = 2 q_{flow}(x)$ there, so proposals of the wrong hand are mirrored
-    rather than lost, and $\ln 2$ is added for proposals and for given configurations alike.
+    The flow of an EGNN is invariant under reflections. For a molecule with stereocentres both hands
+    are folded into the right one, $q(x) = 2 q_{flow}(x)$ there, so proposals of the wrong hand are
+    mirrored rather than lost, and $\ln 2$ is added for proposals and for given configurations
+    alike. A denoiser that knows the stereocentres tells the hands apart: nothing is folded.
 
     Use `from_pretrained` or `from_checkpoint`.
 
@@ -45,7 +46,11 @@ class BoltzmannGenerator:
         self.sha256 = sha256
         self.device = device
         self.flow: ContinuousFlow = model.flow(device)
-        self._filter = TopologyFilter(model.molecule, model.encoding.labels)
+        self._filter = TopologyFilter(
+            model.molecule,
+            model.encoding.labels,
+            density_sees_hand=model.architecture.sees_hand(model.geometry),
+        )
 
     @classmethod
     def from_pretrained(

@@ -6,7 +6,7 @@ The random fields vary slowly in time, so that a fine grid is exact to better th
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -70,6 +70,12 @@ def geometry_of(smiles: str, width_nm: float = 0.03) -> ReferenceGeometry:
     return ReferenceGeometry.from_frames(molecule, encode_full(molecule), frames)
 
 
+@cache
+def blind_geometry_of(smiles: str, width_nm: float = 0.03) -> ReferenceGeometry:
+    """The same without stereocentres: a field that takes mirror images for the same."""
+    return replace(geometry_of(smiles, width_nm), stereocentres=np.zeros((0, 4), dtype=np.int64))
+
+
 def prior_of(smiles: str) -> MeanFreeGaussian:
     return MeanFreeGaussian(torch.from_numpy(geometry_of(smiles).covariance))
 
@@ -84,6 +90,9 @@ def random_denoiser(
         for block in field.blocks:
             block.pair.weight[2 * field.hidden :] *= 8
             block.pair.bias[2 * field.hidden :] *= 8
+        for hand in field.hands:
+            torch.nn.init.normal_(hand.out.weight, std=0.3)
+            torch.nn.init.normal_(hand.push.weight, std=0.5)
         field.gate.weight *= 4
         field.time_embedding[0].weight[:, 1:] *= 0.01
     return field.to(dtype).requires_grad_(False)
@@ -102,15 +111,14 @@ def task_of(
     smiles: str,
     n_train: int,
     n_validation: int,
-    width_nm: float = 0.01,
-    geometry_width: float = 0.01,
+    geometry: ReferenceGeometry | None = None,
 ) -> Task:
     """What a trainer learns of noisy copies of a structure, without forces."""
     frames = torch.from_numpy(
         frames_of(structure_from_smiles(smiles), n_train + n_validation)
     ).float()
     torch.manual_seed(0)
-    field = ARCHITECTURE.field(geometry_of(smiles, geometry_width))
+    field = ARCHITECTURE.field(geometry or geometry_of(smiles, 0.01))
     return Task(
         ResidualMatching(field),
         MoleculeFrames(frames[n_validation:]),
@@ -128,11 +136,11 @@ class Trained:
 
 
 @cache
-def trained() -> Trained:
-    structure = structure_from_smiles(CHIRAL)
-    molecule, geometry = structure.molecule, geometry_of(CHIRAL, width_nm=0.01)
+def trained(sees_hand: bool = False) -> Trained:
+    molecule = structure_from_smiles(CHIRAL).molecule
+    geometry = (geometry_of if sees_hand else blind_geometry_of)(CHIRAL, width_nm=0.01)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer([task_of(CHIRAL, 250, 50)], SETTINGS, Path(folder) / "run.pt")
+        trainer = Trainer([task_of(CHIRAL, 250, 50, geometry)], SETTINGS, Path(folder) / "run.pt")
         before = trainer.validation_losses()
         trainer.run(lambda progress: None, every=SETTINGS.n_steps)
     weights = trainer.averaged_field().state_dict()

@@ -11,6 +11,7 @@ from miniatures import (
     DIFFERENT_ATOMS,
     EQUAL_ATOMS,
     METHANOL,
+    blind_geometry_of,
     geometry_of,
     prior_of,
     random_denoiser,
@@ -20,6 +21,7 @@ from torch import Tensor
 from openmm_tbg.fields import block
 from openmm_tbg.fields.denoiser import Denoiser
 from openmm_tbg.fields.distances import DistanceFeatures
+from openmm_tbg.fields.handedness import Handedness, Volumes
 from openmm_tbg.fields.protocol import VectorField
 
 EXACT = 1e-12
@@ -170,6 +172,56 @@ def test_turns_with_the_molecule(determinant: int, time: float) -> None:
     turned, of_turned = field.velocity_and_divergence(at(time), x @ turn)
     torch.testing.assert_close(turned, v @ turn, rtol=0, atol=1e-11)
     torch.testing.assert_close(of_turned, divergence, rtol=0, atol=1e-9)
+
+
+def test_a_field_with_a_stereocentre_turns_but_tells_mirror_images_apart() -> None:
+    field, x, t = random_denoiser(CHIRAL), positions(CHIRAL), at(0.6)
+    v, divergence = field.velocity_and_divergence(t, x)
+    turn, mirror = orthogonal(1), orthogonal(-1)
+    turned, of_turned = field.velocity_and_divergence(t, x @ turn)
+    torch.testing.assert_close(turned, v @ turn, rtol=0, atol=1e-11)
+    torch.testing.assert_close(of_turned, divergence, rtol=0, atol=1e-9)
+    mirrored, of_mirrored = field.velocity_and_divergence(t, x @ mirror)
+    assert (mirrored - v @ mirror).abs().max() > 1e-3
+    assert (of_mirrored - divergence).abs().max() > 1e-3
+
+
+def test_without_stereocentres_mirror_images_are_alike() -> None:
+    """Fresh weights take no notice of the hand either."""
+    torch.manual_seed(0)
+    fresh = Denoiser(geometry_of(CHIRAL), 8, 2, torch.float64)
+    blind = Denoiser(blind_geometry_of(CHIRAL), 8, 2, torch.float64)
+    blind.load_state_dict(random_denoiser(CHIRAL).state_dict())
+    for field in (fresh, blind):
+        x, t = positions(CHIRAL), at(0.6)
+        torch.testing.assert_close(field.velocity(t, -x), -field.velocity(t, x), rtol=0, atol=1e-12)
+
+
+def volume_of_half_slope(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Handedness.tangents
+
+    def wrong(self: Handedness, saved: Volumes, *others: Tensor) -> tuple[Tensor, Tensor]:
+        return right(self, saved._replace(features=saved.features * 0), *others)
+
+    monkeypatch.setattr(Handedness, "tangents", wrong)
+
+
+def strength_without_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Handedness.tangents
+
+    def wrong(self: Handedness, saved: Volumes, *others: Tensor) -> tuple[Tensor, Tensor]:
+        return right(self, saved._replace(strength=saved.strength * 0.9), *others)
+
+    monkeypatch.setattr(Handedness, "tangents", wrong)
+
+
+@pytest.mark.parametrize("plant", [volume_of_half_slope, strength_without_turn])
+def test_a_fault_in_the_handedness_would_be_noticed(
+    plant: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        assert_divergence_is_the_trace(random_denoiser(CHIRAL), 0.7, positions(CHIRAL))
 
 
 def test_permutes_equal_atoms_and_only_those() -> None:

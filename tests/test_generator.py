@@ -143,6 +143,23 @@ def test_nothing_is_folded_without_a_stereocentre(exact: BoltzmannGenerator) -> 
     np.testing.assert_allclose(drawn.log_q, folded.log_q - math.log(2), rtol=0, atol=1e-12)
 
 
+def test_a_field_that_sees_the_hand_is_not_folded(chiral: Structure) -> None:
+    model = trained(sees_hand=True).model
+    generator = BoltzmannGenerator(model, "none", "none")
+    drawn = generator.propose(64, np.random.default_rng(2))
+    seed = int(np.random.default_rng(2).integers(2**63))
+    samples = generator.flow.sample_with_log_prob(64, torch.Generator().manual_seed(seed))
+    np.testing.assert_array_equal(drawn.log_q, samples.log_q.numpy())
+    np.testing.assert_array_equal(drawn.positions_nm, samples.positions_nm.numpy())
+    x = drawn.positions_nm[drawn.passes]
+    wrong = generator.molecule.stereocentres[0].inverted(drawn.positions_nm)
+    assert (drawn.cause[wrong] != Cause.NONE).all()
+    assert len(x) > 10
+    assert (generator.evaluate(-x).cause == Cause.CHIRALITY).all()
+    right, left = generator.flow.log_prob(torch.from_numpy(np.stack([x[0], -x[0]])))
+    assert abs(right - left) > 0.1
+
+
 def test_positions_that_are_not_finite_are_a_cause(
     generator: BoltzmannGenerator, proposals: Proposals
 ) -> None:

@@ -178,7 +178,7 @@ def be_killed(progress: Progress) -> None:
 
 
 def trainer(checkpoint: Path, settings: TrainingSettings = SHORT) -> Trainer:
-    return Trainer([task_of(CHIRAL, 30, 10, geometry_width=0.03)], settings, checkpoint)
+    return Trainer([task_of(CHIRAL, 30, 10, geometry_of(CHIRAL))], settings, checkpoint)
 
 
 def test_training_lowers_the_loss() -> None:
@@ -345,7 +345,7 @@ def test_molecules_share_what_they_learn(tmp_path: Path) -> None:
 def test_forces_lower_the_noise_of_the_loss(tmp_path: Path) -> None:
     """Frames of isotropic wells, with the forces of the wells and terms of another curvature."""
     plain = task_of(CHIRAL, 30, 10)
-    terms = StiffTerms.from_lists([[0, 1], [1, 2]], [1e4, 1e4], [], [])
+    terms = StiffTerms.from_lists([[0, 1], [1, 2]], [1e4, 1e4], [[0, 1, 2]], [50.0])
     rest = torch.from_numpy(structure_from_smiles(CHIRAL).positions_nm).float()
     rest = rest - rest.mean(dim=0)
 

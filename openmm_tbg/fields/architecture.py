@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -25,6 +25,10 @@ class DenoiserArchitecture:
 
     hidden: int = 48
     layers: int = 6
+
+    def sees_hand(self, geometry: ReferenceGeometry) -> bool:
+        """Whether the field tells mirror images apart: where it knows stereocentres."""
+        return len(geometry.stereocentres) > 0
 
     def field(self, geometry: ReferenceGeometry, dtype: torch.dtype = torch.float32) -> Denoiser:
         """The network for one molecule, with fresh weights."""
@@ -48,6 +52,10 @@ class EGNNArchitecture:
     hidden: int = 64
     layers: int = 5
     units_per_nm: float = 10.0
+
+    def sees_hand(self, geometry: ReferenceGeometry) -> bool:
+        """Whether the field tells mirror images apart: it sees distances only."""
+        return False
 
     def field(self, geometry: ReferenceGeometry, dtype: torch.dtype = torch.float32) -> EGNN:
         """The network for one molecule, with fresh weights."""
@@ -88,4 +96,4 @@ def from_description(description: Mapping[str, Any]) -> Architecture:
     if name not in ARCHITECTURES:
         raise ValueError(f"architecture {name!r} is not one of {', '.join(ARCHITECTURES)}")
     kind = ARCHITECTURES[name]
-    return kind(**{k: description[k] for k in kind.__dataclass_fields__})
+    return kind(**{field.name: description[field.name] for field in fields(kind)})

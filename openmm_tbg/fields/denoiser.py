@@ -13,6 +13,7 @@ from ..prior import MeanFreeGaussian
 from .block import Atoms, Block, PairChannels, PairScalars, PairTangents
 from .distances import DistanceFeatures, PathScales
 from .geometry import ReferenceGeometry
+from .handedness import Handedness
 from .protocol import Batch, Scalar, Time
 
 GATE_GAIN = 0.1
@@ -56,6 +57,7 @@ class Denoiser(nn.Module):
     one_hot: Tensor
     pair_labels: Tensor
     time_centres: Tensor
+    corners: Tensor
 
     def __init__(
         self,
@@ -73,6 +75,8 @@ class Denoiser(nn.Module):
         self.register_buffer("one_hot", one_hot, persistent=False)
         self.register_buffer("pair_labels", _pair_labels(one_hot, geometry), persistent=False)
         self.register_buffer("time_centres", centres, persistent=False)
+        corners = torch.from_numpy(geometry.stereocentres)
+        self.register_buffer("corners", corners, persistent=False)
         self.distances = DistanceFeatures(geometry)
         self.hidden = hidden
         self.atom_embedding = nn.Linear(one_hot.shape[1], hidden)
@@ -86,6 +90,8 @@ class Denoiser(nn.Module):
         widths = [every] + [every + plain] * (layers - 1)
         blocks = nn.ModuleList(Block(hidden, width, PAIR_CHANNELS) for width in widths)
         self.blocks = cast(Sequence[Block], blocks)
+        hands = nn.ModuleList(Handedness(hidden) for _ in widths)
+        self.hands = cast(Sequence[Handedness], hands)
         self.gate = nn.Linear(hidden, 1)
         with torch.no_grad():
             self.gate.weight *= GATE_GAIN
@@ -122,12 +128,14 @@ class Denoiser(nn.Module):
         y = x / scales.norm
         z, motion = self.inverse_root @ y, torch.zeros_like(y)
         noisy: list[PairChannels] = []
-        for block in self.blocks:
+        size = self.distances.sizes(scales, self.corners)
+        for block, hand in zip(self.blocks, self.hands, strict=True):
             features = self.distances(_separations(y)[1], scales)
             weights = block.weights(embedding, self.distances.spread)
             h, exchange = block(h, torch.cat([features, *noisy], dim=-1), weights)
             noisy = noisy or [features[..., : DistanceFeatures.n_plain]]
-            push = _push(exchange.strength, y)
+            h, turn, _ = hand(h, y, self.corners, size)
+            push = _push(exchange.strength, y) + turn
             motion = motion + push
             y = y + scales.noise * (self.root @ push)
         motion = motion + self.gate(h) * z
@@ -168,7 +176,8 @@ class Denoiser(nn.Module):
         z, motion, motion_dot = self.inverse_root @ y, torch.zeros_like(y), torch.zeros_like(y_dot)
         noisy: list[PairChannels] = []
         noisy_paths: list[tuple[PairChannels, PairTangents]] = []
-        for block in self.blocks:
+        size = self.distances.sizes(scales, self.corners)
+        for block, hand in zip(self.blocks, self.hands, strict=True):
             separation, distance = _separations(y)
             features = self.distances(distance, scales)
             weights = block.weights(embedding, self.distances.spread)
@@ -180,7 +189,10 @@ class Denoiser(nn.Module):
             h, plain = h_next, DistanceFeatures.n_plain
             noisy = noisy or [features[..., :plain]]
             noisy_paths = noisy_paths or [(slope[..., :plain], distance_dot)]
-            push, push_dot = _push(exchange.strength, y), _push(exchange.strength[:, None], y_dot)
+            h, turn, volumes = hand(h, y, self.corners, size)
+            h_dot, turn_dot = hand.tangents(volumes, self.corners, h_dot, y_dot)
+            push = _push(exchange.strength, y) + turn
+            push_dot = _push(exchange.strength[:, None], y_dot) + turn_dot
             push_dot = push_dot + torch.einsum("bkij,bijc->bkic", strength_dot, separation)
             motion, motion_dot = motion + push, motion_dot + push_dot
             y = y + scales.noise * (self.root @ push)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .geometry import ReferenceGeometry
@@ -71,6 +71,15 @@ class DistanceFeatures(nn.Module):
         norm = (t**2 + (1 - t) ** 2).sqrt()
         width = ((t * self.sd) ** 2 + ((1 - t) * self.spread) ** 2).sqrt() / norm
         return PathScales(t, norm, (1 - t) / norm, t * self.mean / norm, width)
+
+    def sizes(
+        self, scales: PathScales, corners: Int[Tensor, "centres 4"]
+    ) -> Float[Tensor, "times centres"]:
+        """Root mean square distance between the corners on the path, nm."""
+        square = (scales.time * self.mean) ** 2 + 3 * ((1 - scales.time) * self.spread) ** 2
+        between = (square / scales.norm**2)[:, corners[:, :, None], corners[:, None]]
+        different = ~torch.eye(4, dtype=torch.bool, device=corners.device)
+        return between[:, :, different].mean(-1).sqrt()
 
     def forward(self, distance: Distances, scales: PathScales) -> Features:
         """Features of every pair; the `n_plain` first are those that are not Gaussians."""

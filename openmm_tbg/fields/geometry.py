@@ -16,7 +16,7 @@ Pairs = Float64[np.ndarray, "atoms atoms"]
 
 @dataclass(frozen=True)
 class ReferenceGeometry:
-    """Labels of the atoms and the first two moments of an ensemble of configurations.
+    r"""Labels of the atoms and the first two moments of an ensemble of configurations.
 
     Every matrix is the same for atoms that the encoding does not tell apart, so a field built on it
     is equivariant under their permutation.
@@ -28,6 +28,8 @@ class ReferenceGeometry:
             and isotropically rotated.
         distance_mean: mean distance of each pair, nm.
         distance_sd: standard deviation of each distance, nm.
+        stereocentres: three neighbours and the centre of each, in an order such that
+            $a_0 \cdot (a_1 \times a_2) > 0$ for the arms from the centre.
     """
 
     one_hot: Float64[np.ndarray, "atoms labels"]
@@ -35,6 +37,7 @@ class ReferenceGeometry:
     covariance: Pairs
     distance_mean: Pairs
     distance_sd: Pairs
+    stereocentres: Int[np.ndarray, "centres 4"]
 
     @classmethod
     def from_frames(
@@ -59,7 +62,15 @@ class ReferenceGeometry:
             covariance=centring @ (-mean_square / 6) @ centring,
             distance_mean=mean,
             distance_sd=np.sqrt(np.maximum(mean_square - mean**2, 0.0)),
+            stereocentres=_right_handed(molecule),
         )
+
+
+def _right_handed(molecule: Molecule) -> Int[np.ndarray, "centres 4"]:
+    rows = [
+        (*centre.neighbours[:: centre.sign], centre.centre) for centre in molecule.stereocentres
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
 
 def _pair_classes(

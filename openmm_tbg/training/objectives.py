@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..fields.denoiser import Denoiser
 from ..fields.egnn import EGNN
-from .newton import StiffTerms, newton_correction
+from .newton import StiffTerms, newton_step
 
 Batch = Float[Tensor, "batch atoms 3"]
 Times = Float[Tensor, " batch"]
@@ -37,10 +37,8 @@ class Objective(Protocol):
         """What the network says."""
         ...
 
-    def correction(
-        self, forces: Batch, times: Times, noise: Batch, x: Batch, prediction: Batch
-    ) -> Batch:
-        """What forces let add to the targets, of mean zero given `x`, so that they vary less."""
+    def correction(self, frames: Batch, forces: Batch, times: Times, noise: Batch) -> Batch:
+        """What forces let add to the targets, of mean zero given the point: less variance."""
         ...
 
 
@@ -78,17 +76,17 @@ class ResidualMatching:
         """The residual network."""
         return self.field.residual(times, x)
 
-    def correction(
-        self, forces: Batch, times: Times, noise: Batch, x: Batch, prediction: Batch
-    ) -> Batch:
-        """`newton.newton_correction` at the structure that the prediction implies.
+    def correction(self, frames: Batch, forces: Batch, times: Times, noise: Batch) -> Batch:
+        r"""The Newton step of `newton.newton_step` in the residual's units, $\frac{n}{1 - t} C$.
 
         Raises:
             ValueError: if the objective knows no stiff terms.
         """
         if self._stiff is None:
             raise ValueError("frames come with forces: give the objective the stiff terms as well")
-        return newton_correction(self.field, self._stiff, forces, times, noise, x, prediction)
+        step = newton_step(self.field.root, self._stiff, frames, forces, times, noise)
+        left = 1 - times[:, None, None]
+        return ((1 - left) ** 2 + left**2).sqrt() / left * step
 
 
 class VelocityMatching:
@@ -118,8 +116,6 @@ class VelocityMatching:
         """The velocity in the network's units."""
         return self.field.units_per_nm * self.field.velocity(times, x)
 
-    def correction(
-        self, forces: Batch, times: Times, noise: Batch, x: Batch, prediction: Batch
-    ) -> Batch:
+    def correction(self, frames: Batch, forces: Batch, times: Times, noise: Batch) -> Batch:
         """Nothing: the published recipe uses no forces."""
-        return torch.zeros_like(x)
+        return torch.zeros_like(frames)

@@ -173,25 +173,11 @@ class Trainer:
         for rows in torch.split(torch.arange(len(like), device=like.device), VALIDATION_CHUNK):
             x, target = objective.pairs(like[rows], times[rows], noise[rows])
             said = objective.predict(times[rows], x)
-            target = target + self._correction(
-                objective, task.validation, rows, times[rows], noise[rows], x, said
+            target = target + _correction(
+                objective, task.validation, rows, times[rows], noise[rows]
             )
             total += float((said - target).square().mean((1, 2)).sum())
         return total / len(like)
-
-    def _correction(
-        self,
-        objective: Objective,
-        frames: MoleculeFrames,
-        rows: Tensor,
-        times: Times,
-        noise: Batch,
-        x: Batch,
-        said: Batch,
-    ) -> Batch | float:
-        if frames.forces_per_nm is None:
-            return 0.0
-        return objective.correction(frames.forces_per_nm[rows], times, noise, x, said)
 
     def _advance(self) -> None:
         settings, n = self.settings, self.settings.batch_size
@@ -208,10 +194,7 @@ class Trainer:
         noise = centred_noise(n, task.frames.n_atoms, generator)[mine].to(like)
         x, target = task.objective.pairs(task.frames.positions_nm[rows], times, noise)
         said = predict(times, x)
-        with torch.no_grad():
-            target = target + self._correction(
-                task.objective, task.frames, rows, times, noise, x, said
-            )
+        target = target + _correction(task.objective, task.frames, rows, times, noise)
         errors = (said - target).square().mean((1, 2))
         loss = (errors * self.weights(times)).mean()
         self.weights.update(self._reduce(self.weights.sums(times, errors.detach()), "sum"))
@@ -284,6 +267,15 @@ class Trainer:
                 "hidden and layers, or another checkpoint file"
             )
         return state
+
+
+@torch.no_grad()
+def _correction(
+    objective: Objective, frames: MoleculeFrames, rows: Tensor, times: Times, noise: Batch
+) -> Batch | float:
+    if frames.forces_per_nm is None:
+        return 0.0
+    return objective.correction(frames.positions_nm[rows], frames.forces_per_nm[rows], times, noise)
 
 
 @contextmanager
