@@ -67,7 +67,8 @@ class BoltzmannGenerator:
             >>> generator = BoltzmannGenerator.from_pretrained(
             ...     "alanine-dipeptide", alanine_dipeptide().topology
             ... )
-            >>> proposals = generator.propose(2, np.random.default_rng(0))
+            >>> proposals = generator.propose(4, np.random.default_rng(0))
+            >>> proposals = proposals[proposals.passes]
             >>> again = generator.evaluate(proposals.positions_nm)
             >>> bool(np.abs(again.log_q - proposals.log_q).max() < 0.1)
             True

@@ -94,7 +94,7 @@ def test_another_version_of_the_format_is_refused(path: Path, tmp_path: Path) ->
     newer = tmp_path / "newer.safetensors"
     metadata = {METADATA_KEY: json.dumps(description | {"version": 99})}
     save_file(load_file(path), newer, metadata=metadata)
-    with pytest.raises(ValueError, match=r"has format version 99, this openmm_tbg reads 1"):
+    with pytest.raises(ValueError, match=r"has format version 99, this openmm_tbg reads 2"):
         TrainedModel.load(newer)
 
 

@@ -149,7 +149,7 @@ def test_containers_keep_the_law(
 ) -> None:
     np.random.seed(4)  # noqa: NPY002 (WeightedMove draws from the global stream)
     move = TBGMove(shifted_and_narrow(), n_proposals=4, seed=4)
-    assert_harmonic(trajectory(contain(move), state, cache, 600))
+    assert_harmonic(trajectory(contain(move), state, cache, 1000))
 
 
 def filtered_chain(

@@ -32,6 +32,7 @@ Times = Float[Tensor, " batch"]
 Jacobian = Float[Tensor, "batch terms atoms 3"]
 Matrix = Float[Tensor, "atoms atoms"]
 Arms = Float[Tensor, "batch terms 3"]
+AngleArms = Float[Tensor, "batch angles 3"]
 Blocks = Float[Tensor, "batch atoms 3 atoms 3"]
 
 
@@ -124,14 +125,14 @@ class Curvature:
     terms: StiffTerms
     bond: Arms
     length: Tensor
-    p: Arms
-    q: Arms
+    p: AngleArms
+    q: AngleArms
     length_u: Tensor
     length_v: Tensor
     cosine: Tensor
     sine: Tensor
-    to_u: Arms
-    to_v: Arms
+    to_u: AngleArms
+    to_v: AngleArms
 
     def jacobian(self, n_atoms: int) -> Jacobian:
         r"""$J$: $\sqrt{k}$ times the gradient of each term, bonds first; $J^T J$ the curvature."""
