@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 from .molecule import Molecule
 
-HYDROGEN, NITROGEN = 1, 7
+HYDROGEN, CARBON, NITROGEN = 1, 6, 7
 BACKBONE_NAMES = ("N", "CA", "C", "O")
 
 
@@ -88,12 +88,18 @@ def encode_backbone(molecule: Molecule) -> AtomEncoding:
         AtomEncoding(labels=(2, 0, 1, 0), n_labels=3)
     """
     keys = [
-        (name in BACKBONE_NAMES, atom if name in BACKBONE_NAMES else number)
-        for atom, (name, number) in enumerate(
-            zip(molecule.names, molecule.atomic_numbers, strict=True)
-        )
+        (True, atom) if _is_backbone(molecule, atom) else (False, number)
+        for atom, number in enumerate(molecule.atomic_numbers)
     ]
     return _numbered(keys)
+
+
+def _is_backbone(molecule: Molecule, atom: int) -> bool:
+    """By name; the methyl carbon of NME, which is called C as well, is none."""
+    numbers = molecule.atomic_numbers
+    hydrogens = sum(numbers[other] == HYDROGEN for other in molecule.neighbours(atom))
+    is_methyl = numbers[atom] == CARBON and hydrogens >= 3
+    return molecule.names[atom] in BACKBONE_NAMES and not is_methyl
 
 
 def _numbered(keys: Sequence[Any]) -> AtomEncoding:

@@ -6,11 +6,14 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from rdkit import Chem
 from structures import Alanine, structure_from_smiles, structure_of
 
-from openmm_tbg.encoding import AtomEncoding, encode_elements, encode_full
+from openmm_tbg.encoding import AtomEncoding, encode_backbone, encode_elements, encode_full
+from openmm_tbg.fields.egnn import EGNN
 from openmm_tbg.molecule import Molecule
+from openmm_tbg.reference import alanine_dipeptide
 
 
 def tied(encoding: AtomEncoding) -> set[tuple[int, ...]]:
@@ -75,3 +78,13 @@ def test_one_hot_rows_are_unit_vectors_of_the_labels() -> None:
 def test_labels_out_of_range_are_refused(labels: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"labels: .* leave the range 0 to 2"):
         AtomEncoding(labels, 3)
+
+
+def test_the_backbone_of_alanine_dipeptide_has_the_published_nine_labels() -> None:
+    """Hydrogen, carbon, and seven atoms of the backbone: the EGNN then has 147,599 parameters."""
+    reference = alanine_dipeptide()
+    molecule = Molecule.from_topology(reference.topology, reference.positions_nm)
+    encoding = encode_backbone(molecule)
+    egnn = EGNN(torch.from_numpy(encoding.one_hot()))
+    assert encoding.n_labels == 9
+    assert sum(weight.numel() for weight in egnn.parameters()) == 147_599
