@@ -31,11 +31,15 @@ from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.reference import ALANINE_RAMACHANDRAN, alanine_dipeptide
 from openmm_tbg.simulation import Dynamics, RamachandranBias, learn_bias, simulate
-from openmm_tbg.training.data import MoleculeFrames
-from openmm_tbg.training.newton import StiffTerms
-from openmm_tbg.training.objectives import ResidualMatching, VelocityMatching
-from openmm_tbg.training.settings import TrainingSettings
-from openmm_tbg.training.trainer import Task, Trainer
+from openmm_tbg.training import (
+    MoleculeFrames,
+    ResidualMatching,
+    StiffTerms,
+    Task,
+    Trainer,
+    TrainingSettings,
+    VelocityMatching,
+)
 
 N_VALIDATION = 512
 ENCODINGS = {"full": encode_full, "backbone": encode_backbone}

@@ -38,8 +38,8 @@ def evaluate(
 
     Errors are standard deviations over 200 bootstrap resamples of the proposals. The negative
     log-likelihood depends on the unit of length: in lengths $y = s x$ the density is
-    $\log q_s(y) = \log q(x) - 3 (N_{atoms} - 1) \ln s$. The log q of this library counts the mirror
-    image of a chiral molecule: published figures of a density that does not are ln 2 higher.
+    $\log q_s(y) = \log q(x) - 3 (N_{atoms} - 1) \ln s$. Where the filters fold mirror images, log q
+    counts both: published figures of a density that does not are ln 2 higher.
 
     Args:
         scored: The proposals, those that fail a filter included.

@@ -218,8 +218,9 @@ class Trainer:
         return reduced
 
     def _fit_to(self, minutes: float, minutes_a_step: float) -> None:
-        left = max(0, int((minutes - self.minutes) / minutes_a_step))
-        self.settings = replace(self.settings, n_steps=self.step + left)
+        left = torch.tensor((minutes - self.minutes) / minutes_a_step).to(self.parameters[0])
+        left = self._reduce(left, "mean")  # processes that disagreed would wait for each other
+        self.settings = replace(self.settings, n_steps=self.step + max(0, int(left)))
 
     def _save(self) -> None:
         if self._rank:
