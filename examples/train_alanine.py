@@ -62,6 +62,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=DEFAULT.learning_rate)
     parser.add_argument("--ema-decay", type=float, default=DEFAULT.ema_decay)
     parser.add_argument("--without-forces", action="store_true")
+    parser.add_argument(
+        "--weight-power",
+        type=float,
+        default=1.0,
+        help="draw frames by this power of their weights: below 1, rare states are learnt better",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler on a CPU")
@@ -100,10 +106,11 @@ def as_tensors(
 ) -> tuple[MoleculeFrames, StiffTerms | None]:
     """The frames in a random order, and the molecule's bonds and angles."""
     with_forces = frames.forces_per_nm is not None and not options.without_forces
+    weights = frames.log_weights
     columns = MoleculeFrames(
         torch.from_numpy(frames.positions_nm),
         torch.from_numpy(frames.forces_per_nm) if with_forces else None,
-        None if frames.log_weights is None else torch.from_numpy(frames.log_weights),
+        None if weights is None else options.weight_power * torch.from_numpy(weights),
     )
     order = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(columns)))
     return columns[order], StiffTerms.from_metadata(frames.metadata) if with_forces else None
