@@ -124,7 +124,7 @@ class ContinuousFlow:
         field: VectorField,
         prior: MeanFreeGaussian,
         grid: TimeGrid | None = None,
-        memory_limit_bytes: int = 256 * 2**20,
+        memory_limit_bytes: int = 64 * 2**20,
     ) -> None:
         self.field = field
         self.prior = prior

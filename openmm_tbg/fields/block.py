@@ -8,7 +8,8 @@ where f_ij are features of the distance, and the bias e, the gain g and the read
 from the molecule alone. It serves twice: to update the atoms, h_i += MLP(h_i, sum_j s_ij), and to
 push them apart with strength c_ij = q_ij . s_ij. No matrix product sits on the hidden channels of a
 pair, so 3N tangents cost 3N x N x H^2 (in an EGNN: 3N x N^2 x H^2) and batched products of
-3N x N^2 x H.
+3N x N^2 x H. Tangents are stored channels first and directions last, so that every product is one
+matrix product of what lies in memory, without a copy.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ PairChannels = Float[Tensor, "batch atoms atoms channels"]
 GroupSlopes = Float[Tensor, "batch atoms atoms _"]
 PairSlopes = Float[Tensor, "batch atoms atoms _"]
 PairConstants = Float[Tensor, "atoms atoms hidden"]
-AtomTangents = Float[Tensor, "#batch tangents atoms hidden"]
-PairTangents = Float[Tensor, "batch tangents atoms atoms"]
+AtomTangents = Float[Tensor, "hidden batch atoms tangents"]
+PairTangents = Float[Tensor, "batch atoms atoms tangents"]
 
 
 class PairWeights(NamedTuple):
@@ -91,7 +92,7 @@ class Block(nn.Module):
         self,
         exchange: Exchange,
         weights: PairWeights,
-        h_dot: AtomTangents,
+        h_dot: AtomTangents | None,
         paths: Sequence[tuple[GroupSlopes, PairTangents]],
     ) -> tuple[AtomTangents, PairTangents]:
         """Tangents of both results.
@@ -99,26 +100,56 @@ class Block(nn.Module):
         Args:
             exchange: what `forward` computed.
             weights: as given to `forward`.
-            h_dot: tangents of the atoms.
+            h_dot: tangents of the atoms; None where they do not move, as before the first block.
             paths: for each group of features, in their order, the slopes with respect to a distance
                 and the tangents of that distance.
         """
         slope = silu_slope(exchange.before)
         to_received, to_strength = slope * weights.share, slope * weights.readout
-        sender_dot, receiver_dot = (h_dot @ self.ends.weight.T).chunk(2, dim=-1)
-        received_dot = to_received.sum(2)[:, None] * sender_dot
-        received_dot += _sum_over_senders(to_received, receiver_dot)
-        strength_dot = torch.einsum("bijh,bkih->bkij", to_strength, sender_dot)
-        strength_dot += torch.einsum("bijh,bkjh->bkij", to_strength, receiver_dot)
+        received_dot, strength_dot = self._by_distances(to_received, to_strength, weights, paths)
+        mix_own, mix_received = self.mix.weight.chunk(2, dim=1)
+        if h_dot is None:
+            mixed_dot = apply(mix_received, received_dot)
+        else:
+            *ends_dot, own_dot = apply(torch.cat([self.ends.weight, mix_own]), h_dot).chunk(3)
+            received_dot += _received_from_ends(to_received, *ends_dot)
+            strength_dot += _strength_from_ends(to_strength, *ends_dot)
+            mixed_dot = own_dot + apply(mix_received, received_dot)
+        mixed_dot *= channels_first(silu_slope(exchange.mixed))[..., None]
+        change = apply(self.out.weight, mixed_dot)
+        return change if h_dot is None else change.add_(h_dot), strength_dot
+
+    def _by_distances(
+        self,
+        to_received: PairChannels,
+        to_strength: PairChannels,
+        weights: PairWeights,
+        paths: Sequence[tuple[GroupSlopes, PairTangents]],
+    ) -> tuple[AtomTangents, PairTangents]:
+        """What distances do to the sums that atoms receive and to the strengths."""
         filters = torch.split(self.filter.weight, [slopes.shape[-1] for slopes, _ in paths], dim=1)
-        for (features_slope, distance_dot), weight in zip(paths, filters, strict=True):
-            gained = (features_slope @ weight.T) * weights.gain
-            to_distance = (to_strength * gained).sum(-1)
-            strength_dot += distance_dot * to_distance[:, None]
-            received_dot += torch.einsum("bkij,bijh->bkih", distance_dot, to_received * gained)
-        both_dot = torch.cat([h_dot.expand_as(received_dot), received_dot], dim=-1)
-        mixed_dot = silu_slope(exchange.mixed)[:, None] * (both_dot @ self.mix.weight.T)
-        return h_dot + mixed_dot @ self.out.weight.T, strength_dot
+        gained = [
+            (slopes @ weight.T) * weights.gain
+            for (slopes, _), weight in zip(paths, filters, strict=True)
+        ]
+        distance_dots = [distance_dot for _, distance_dot in paths]
+        jacobian = torch.cat([to_received * each for each in gained], dim=2).flatten(0, 1)
+        received_dot = jacobian.mT @ torch.cat(distance_dots, dim=2).flatten(0, 1)
+        strength_dot = torch.zeros_like(distance_dots[0])
+        for each, distance_dot in zip(gained, distance_dots, strict=True):
+            strength_dot.addcmul_((to_strength * each).sum(-1)[..., None], distance_dot)
+        atoms = to_received.shape[:2]
+        return received_dot.transpose(0, 1).reshape(-1, *atoms, received_dot.shape[2]), strength_dot
+
+
+def apply(weight: Float[Tensor, "out hidden"], tangents: Tensor) -> Tensor:
+    """A linear map of the channels, which come first: one matrix product for all the rest."""
+    return (weight @ tangents.flatten(1)).view(-1, *tangents.shape[1:])
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """The last dimension brought to the front."""
+    return x.movedim(-1, 0).contiguous()
 
 
 def silu_slope(x: Tensor) -> Tensor:
@@ -127,5 +158,20 @@ def silu_slope(x: Tensor) -> Tensor:
     return gate * (1 + x * (1 - gate))
 
 
-def _sum_over_senders(weight: PairChannels, receiver_dot: AtomTangents) -> AtomTangents:
-    return torch.einsum("bijh,bkjh->bkih", weight, receiver_dot.expand(len(weight), -1, -1, -1))
+def _received_from_ends(
+    to_received: PairChannels, sender_dot: AtomTangents, receiver_dot: AtomTangents
+) -> AtomTangents:
+    jacobian = channels_first(to_received)
+    received_dot = jacobian @ receiver_dot
+    return received_dot.addcmul_(jacobian.sum(-1, keepdim=True), sender_dot)
+
+
+def _strength_from_ends(
+    to_strength: PairChannels, sender_dot: AtomTangents, receiver_dot: AtomTangents
+) -> PairTangents:
+    def along(jacobian: PairChannels, end_dot: AtomTangents) -> PairTangents:
+        by_atom = end_dot.flatten(1, 2).transpose(0, 1)
+        return (jacobian.flatten(0, 1) @ by_atom).view(*jacobian.shape[:3], -1)
+
+    by_receiver = along(to_strength.transpose(1, 2).contiguous(), receiver_dot)
+    return along(to_strength, sender_dot) + by_receiver.transpose(1, 2)

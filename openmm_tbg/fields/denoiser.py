@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..prior import MeanFreeGaussian
-from .block import Atoms, Block, PairChannels, PairScalars, PairTangents
+from .block import Atoms, AtomTangents, Block, PairChannels, PairScalars, PairTangents, apply
 from .distances import DistanceFeatures, PathScales
 from .geometry import ReferenceGeometry
 from .handedness import Handedness
@@ -27,7 +27,7 @@ TIME_SOFTENING = 0.02
 Times = Float[Tensor, " times"]
 Vectors = Float[Tensor, "batch atoms 3"]
 PairVectors = Float[Tensor, "batch atoms atoms 3"]
-VectorTangents = Float[Tensor, "#batch tangents atoms 3"]
+VectorTangents = Float[Tensor, "batch atoms 3 tangents"]
 
 
 class Denoiser(nn.Module):
@@ -171,9 +171,10 @@ class Denoiser(nn.Module):
     def _residual_and_trace(self, t: Times, x: Batch) -> tuple[Batch, Scalar]:
         """$F$ and the trace of its Jacobian in $z$; `_dot` marks tangents along the axes of $z$."""
         scales, h, embedding = self._start(t, x)
-        y, y_dot = x / scales.norm, self._axes(self.root) / scales.norm[..., None]
-        h_dot = y_dot.new_zeros(*y_dot.shape[:3], self.hidden)
+        norm = scales.norm[..., None]
+        y, y_dot = x / scales.norm, (self._axes(self.root) / norm).repeat(len(x), 1, 1, 1)
         z, motion, motion_dot = self.inverse_root @ y, torch.zeros_like(y), torch.zeros_like(y_dot)
+        h_dot: AtomTangents | None = None
         noisy: list[PairChannels] = []
         noisy_paths: list[tuple[PairChannels, PairTangents]] = []
         size = self.distances.sizes(scales, self.corners)
@@ -192,23 +193,25 @@ class Denoiser(nn.Module):
             h, turn, volumes = hand(h, y, self.corners, size)
             h_dot, turn_dot = hand.tangents(volumes, self.corners, h_dot, y_dot)
             push = _push(exchange.strength, y) + turn
-            push_dot = _push(exchange.strength[:, None], y_dot) + turn_dot
-            push_dot = push_dot + torch.einsum("bkij,bijc->bkic", strength_dot, separation)
+            push_dot = _push(exchange.strength, y_dot.flatten(2)).view_as(y_dot) + turn_dot
+            push_dot += _each_atom(separation.mT, strength_dot)
             motion, motion_dot = motion + push, motion_dot + push_dot
             y = y + scales.noise * (self.root @ push)
-            y_dot = y_dot + scales.noise[:, None] * (self.root @ push_dot)
-        gate, gate_dot = self.gate(h), h_dot @ self.gate.weight.T
+            change_dot = (self.root @ push_dot.flatten(2)).view_as(y_dot)
+            y_dot = y_dot + scales.noise[..., None] * change_dot
+        assert h_dot is not None
+        gate, gate_dot = self.gate(h), apply(self.gate.weight, h_dot)[0]
         motion = motion + gate * z
         axes = self._axes(torch.eye(len(self.root)).to(self.root))
-        z_dot = (axes - axes.mean(dim=2, keepdim=True)) / scales.norm[..., None]
-        motion_dot = motion_dot + gate_dot * z[:, None] + gate[:, None] * z_dot
+        z_dot = (axes - axes.mean(dim=1, keepdim=True)) / norm
+        motion_dot += gate_dot[:, :, None] * z[..., None] + gate[..., None] * z_dot
         trace = (motion_dot * z_dot).sum((1, 2, 3)) * scales.norm[:, 0, 0]
         return motion - motion.mean(dim=1, keepdim=True), trace
 
-    def _axes(self, matrix: Float[Tensor, "atoms atoms"]) -> Float[Tensor, "1 tangents atoms 3"]:
+    def _axes(self, matrix: Float[Tensor, "atoms atoms"]) -> Float[Tensor, "1 atoms 3 tangents"]:
         """The 3N unit displacements of $z$, mapped by a matrix over atoms."""
-        axes = torch.einsum("ij,cd->jcid", matrix, torch.eye(3).to(matrix))
-        return axes.reshape(1, 3 * len(matrix), len(matrix), 3)
+        axes = torch.einsum("ij,cd->icjd", matrix, torch.eye(3).to(matrix))
+        return axes.reshape(1, len(matrix), 3, 3 * len(matrix))
 
 
 def _pair_labels(one_hot: Tensor, geometry: ReferenceGeometry) -> Tensor:
@@ -228,11 +231,16 @@ def _separations(y: Vectors) -> tuple[PairVectors, PairScalars]:
 def _distance_tangents(
     separation: PairVectors, distance: PairScalars, y_dot: VectorTangents
 ) -> PairTangents:
-    direction = separation / distance[..., None]
-    one_end = torch.einsum("bijc,bkic->bkij", direction, y_dot.expand(len(direction), -1, -1, -1))
-    return one_end + one_end.transpose(-1, -2)
+    one_end = _each_atom(separation / distance[..., None], y_dot)
+    return one_end + one_end.transpose(1, 2)
 
 
-def _push(strength: Tensor, y: Tensor) -> Tensor:
+def _each_atom(matrices: Tensor, tangents: Tensor) -> Tensor:
+    """The product for each atom of each configuration."""
+    product = matrices.flatten(0, 1) @ tangents.flatten(0, 1)
+    return product.view(*matrices.shape[:3], -1)
+
+
+def _push(strength: PairScalars, y: Tensor) -> Tensor:
     """$\\sum_j c_{ij} (y_i - y_j)$."""
     return strength.sum(-1, keepdim=True) * y - strength @ y

@@ -16,13 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from .block import Atoms, AtomTangents, silu_slope
+from .block import Atoms, AtomTangents, apply, channels_first, silu_slope
 
 STEEPNESS = (1.0, 4.0, 16.0, 64.0)
 
 Corners = Int[Tensor, "centres 4"]
 Vectors = Float[Tensor, "batch atoms 3"]
-VectorTangents = Float[Tensor, "#batch tangents atoms 3"]
+VectorTangents = Float[Tensor, "batch atoms 3 tangents"]
 Scales = Float[Tensor, "times centres"]
 
 
@@ -86,40 +86,36 @@ class Handedness(nn.Module):
         self, saved: Volumes, corners: Corners, h_dot: AtomTangents, y_dot: VectorTangents
     ) -> tuple[AtomTangents, VectorTangents]:
         """Tangents of the atoms and of their motions."""
-        arms, scale = saved.arms[:, None], saved.scale[:, None]
-        places_dot = y_dot[:, :, corners]
-        arms_dot = places_dot[..., :3, :] - places_dot[..., 3:, :]
-        normals_dot = _cross(arms_dot.roll(-1, 3), arms.roll(-2, 3))
-        normals_dot = normals_dot + _cross(arms.roll(-1, 3), arms_dot.roll(-2, 3))
-        gradient = saved.gradient[:, None]
-        volume_dot = (gradient * places_dot).sum((-1, -2), keepdim=True) / scale
-        features_dot = self.steepness * (1 - saved.features[:, None] ** 2) * volume_dot
-        before_dot = h_dot[:, :, corners[:, 3:]] @ self.centre.weight.T
-        before_dot = before_dot + h_dot[:, :, corners] @ self.corner.weight.T
-        before_dot = before_dot + features_dot @ self.volume.weight.T
-        after_dot = silu_slope(saved.before)[:, None] * before_dot
-        strength_dot = after_dot @ self.push.weight.T
-        moved = strength_dot * gradient
-        moved = moved + saved.strength[:, None] * _with_centre(normals_dot) / scale**2
-        still = y_dot.new_zeros(*moved.shape[:2], *y_dot.shape[2:])
-        h_dot = h_dot.expand(len(moved), -1, -1, -1)
-        return (
-            _to_atoms(h_dot, corners, after_dot @ self.out.weight.T),
-            _to_atoms(still, corners, moved),
-        )
+        arms, scale, gradient = saved.arms[..., None], saved.scale[..., None], saved.gradient
+        places_dot = y_dot[:, corners]
+        arms_dot = places_dot[:, :, :3] - places_dot[:, :, 3:]
+        normals_dot = _cross(arms_dot.roll(-1, 2), arms.roll(-2, 2))
+        normals_dot = normals_dot + _cross(arms.roll(-1, 2), arms_dot.roll(-2, 2))
+        volume_dot = (gradient[..., None] * places_dot).sum((2, 3)) / scale[..., 0, 0, :]
+        slopes = (self.steepness * (1 - saved.features**2)) @ self.volume.weight.T
+        before_dot = channels_first(slopes)[..., None] * volume_dot[:, :, None]
+        before_dot = before_dot + apply(self.centre.weight, h_dot[:, :, corners[:, 3:]])
+        before_dot = before_dot + apply(self.corner.weight, h_dot[:, :, corners])
+        after_dot = channels_first(silu_slope(saved.before))[..., None] * before_dot
+        strength_dot = apply(self.push.weight, after_dot)[0]
+        moved = strength_dot[:, :, :, None] * gradient[..., None]
+        moved = moved + saved.strength[..., None] * _with_centre(normals_dot) / scale**2
+        turned = torch.zeros_like(y_dot).index_add_(1, corners.flatten(), moved.flatten(1, 2))
+        seen = apply(self.out.weight, after_dot).flatten(2, 3)
+        return h_dot.index_add(2, corners.flatten(), seen), turned
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
     shape = (a + b).shape
-    product: Tensor = torch.linalg.cross(a.expand(shape), b.expand(shape))
+    product: Tensor = torch.linalg.cross(a.expand(shape), b.expand(shape), dim=3)
     return product
 
 
 def _with_centre(normals: Tensor) -> Tensor:
     """The gradient of the volume for three neighbours and the centre: they sum to zero."""
-    return torch.cat([normals, -normals.sum(-2, keepdim=True)], dim=-2)
+    return torch.cat([normals, -normals.sum(2, keepdim=True)], dim=2)
 
 
 def _to_atoms(atoms: Tensor, corners: Corners, change: Tensor) -> Tensor:
     """Add what belongs to corners to their atoms."""
-    return atoms.index_add(-2, corners.flatten(), change.flatten(-3, -2))
+    return atoms.index_add(1, corners.flatten(), change.flatten(1, 2))
