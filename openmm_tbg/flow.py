@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 from torchdiffeq import odeint
 
@@ -18,6 +18,8 @@ from .prior import MeanFreeGaussian
 
 Positions64 = Float64[Tensor, "batch atoms 3"]
 Scalars64 = Float64[Tensor, " batch"]
+Paths64 = Float64[Tensor, "nodes batch atoms 3"]
+Rows = Bool[Tensor, " batch"]
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,19 @@ class ContinuousFlow:
         """Configurations carried through the field at once."""
         return max(1, self.memory_limit_bytes // self.field.bytes_per_divergence)
 
-    def sample_with_log_prob(self, n: int, generator: torch.Generator) -> FlowSamples:
+    def sample_with_log_prob(
+        self,
+        n: int,
+        generator: torch.Generator,
+        wanted: Callable[[Positions64], Rows] | None = None,
+    ) -> FlowSamples:
         """Draw `n` configurations with their log-densities from one integration each.
+
+        Args:
+            n: number of configurations.
+            generator: source of the noise, on the device of the flow.
+            wanted: tells which configurations need a log-density; others, such as those that fail a
+                filter, get NaN and save most of their cost. None: all.
 
         Raises:
             ValueError: if `n` is below 1.
@@ -157,13 +170,28 @@ class ContinuousFlow:
         if n < 1:
             raise ValueError(f"n is {n}: at least one sample must be drawn")
         noise = self.prior.sample(n, generator)
-        ends, integrals = self._in_chunks(noise, self._push)
+
+        def push(chunk: Positions64) -> tuple[Positions64, Scalars64]:
+            end, path = self._integrate(chunk, start=0.0, end=1.0)
+            if wanted is None:
+                return end, self._divergence_integral(path)
+            rows, integral = wanted(end), torch.full_like(end[:, 0, 0], torch.nan)
+            if rows.any():
+                integral[rows] = self._divergence_integral(path[:, rows])
+            return end, integral
+
+        ends, integrals = self._in_chunks(noise, push)
         return FlowSamples(ends, self.prior.log_prob(noise) - integrals)
 
     def log_prob(self, x: Positions64) -> Scalars64:
         """Log-density of configurations (nm; their centre is removed) by the inverse flow."""
         centred = x - x.mean(dim=1, keepdim=True)
-        noise, integrals = self._in_chunks(centred, self._pull)
+
+        def pull(chunk: Positions64) -> tuple[Positions64, Scalars64]:
+            noise, path = self._integrate(chunk, start=1.0, end=0.0)
+            return noise, self._divergence_integral(path)
+
+        noise, integrals = self._in_chunks(centred, pull)
         return self.prior.log_prob(noise) - integrals
 
     def log_prob_error(self, n: int, generator: torch.Generator) -> LogProbError:
@@ -186,28 +214,30 @@ class ContinuousFlow:
         parts = [work(chunk) for chunk in torch.split(x, self.chunk_size)]
         return torch.cat([end for end, _ in parts]), torch.cat([total for _, total in parts])
 
-    def _push(self, noise: Positions64) -> tuple[Positions64, Scalars64]:
-        return self._integrate(noise, start=0.0, end=1.0)
-
-    def _pull(self, x: Positions64) -> tuple[Positions64, Scalars64]:
-        return self._integrate(x, start=1.0, end=0.0)
+    @torch.no_grad()
+    def _integrate(self, x: Positions64, start: float, end: float) -> tuple[Positions64, Paths64]:
+        """The other end of the trajectory, and where it is at each node."""
+        nodes, _ = self.grid.quadrature()
+        if start > end:
+            nodes = nodes.flip(0)
+        stations = torch.cat([torch.tensor([start]), nodes, torch.tensor([end])]).to(x)
+        path = []
+        for here, there in itertools.pairwise(stations):
+            steps = torch.linspace(0, 1, self.grid.steps + 1, dtype=x.dtype, device=x.device)
+            x = odeint(self._slope, x, here + (there - here) * steps, method="rk4")[-1]
+            path.append(x)
+        at_nodes = torch.stack(path[:-1])
+        return x, at_nodes.flip(0) if start > end else at_nodes
 
     @torch.no_grad()
-    def _integrate(self, x: Positions64, start: float, end: float) -> tuple[Positions64, Scalars64]:
-        """The other end of the trajectory, and the integral of the divergence from 0 to 1."""
-        nodes, weights = self.grid.quadrature()
-        if start > end:
-            nodes, weights = nodes.flip(0), weights.flip(0)
-        stations = torch.cat([torch.tensor([start]), nodes, torch.tensor([end])]).to(x)
-        total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for k, (here, there) in enumerate(itertools.pairwise(stations)):
-            path = torch.linspace(0, 1, self.grid.steps + 1, dtype=x.dtype, device=x.device)
-            x = odeint(self._slope, x, here + (there - here) * path, method="rk4")[-1]
-            if k < self.grid.nodes:
-                t = self.grid.time(there)
-                _, divergence = self.field.velocity_and_divergence(t, x)
-                total = total + weights[k].to(x) * divergence
-        return x, total
+    def _divergence_integral(self, path: Paths64) -> Scalars64:
+        r"""$\int_0^1 \nabla \cdot v \, dt$ along trajectories known at the nodes."""
+        nodes, weights = (each.to(path) for each in self.grid.quadrature())
+        total = torch.zeros_like(path[0, :, 0, 0])
+        for s, weight, x in zip(nodes, weights, path, strict=True):
+            _, divergence = self.field.velocity_and_divergence(self.grid.time(s), x)
+            total = total + weight * divergence
+        return total
 
     def _slope(self, s: Tensor, x: Positions64) -> Positions64:
         return self.field.velocity(self.grid.time(s), x) * self.grid.speed(s)

@@ -11,7 +11,7 @@ from openmm.app import Topology
 from .arrays import Positions
 from .checkpoint import ModelCard, TrainedModel, file_sha256
 from .filters import TopologyFilter
-from .flow import ContinuousFlow, LogProbError
+from .flow import ContinuousFlow, LogProbError, Positions64, Rows
 from .models import find_model
 from .molecule import Molecule
 from .proposals import Proposals
@@ -103,12 +103,16 @@ class BoltzmannGenerator:
     def propose(self, n: int, rng: np.random.Generator) -> Proposals:
         """Draw `n` configurations; those that fail a filter keep their rows, with the cause.
 
+        Their weight is zero whatever their density, so that none is computed: log q is NaN.
+
         Raises:
             ValueError: if `n` is below 1.
         """
         noise = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        samples = self.flow.sample_with_log_prob(n, noise)
-        return self._screened(samples.positions_nm, samples.log_q)
+        samples = self.flow.sample_with_log_prob(n, noise, self._passes)
+        screened = self._filter.screen(samples.positions_nm.cpu().numpy())
+        log_q = samples.log_q.cpu().numpy() + self._filter.log_fold
+        return Proposals(screened.positions_nm, log_q, screened.cause)
 
     def evaluate(self, positions_nm: Positions) -> Proposals:
         """The same columns for given configurations (batch, atoms, 3) in nm, by the inverse flow.
@@ -134,11 +138,9 @@ class BoltzmannGenerator:
         noise = torch.Generator().manual_seed(int(rng.integers(2**63)))
         return self.flow.log_prob_error(n, noise)
 
-    def _screened(self, positions_nm: torch.Tensor, log_q: torch.Tensor) -> Proposals:
-        screened = self._filter.screen(positions_nm.cpu().numpy())
-        return Proposals(
-            screened.positions_nm, log_q.cpu().numpy() + self._filter.log_fold, screened.cause
-        )
+    def _passes(self, positions_nm: Positions64) -> Rows:
+        passes = self._filter.screen(positions_nm.cpu().numpy()).passes
+        return torch.from_numpy(passes).to(positions_nm.device)
 
 
 def load_generator(reference: str, sha256: str) -> BoltzmannGenerator:

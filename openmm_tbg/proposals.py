@@ -24,6 +24,7 @@ class Proposals:
         positions_nm: Cartesian positions in nm, geometric centre at the origin.
         log_q: Log-density in nats, with respect to Lebesgue measure in nm on the 3(N-1)-dimensional
             space of centred positions. It counts the mirror image where the filters fold the two.
+            NaN where a row fails a filter and needs none.
         cause: Why a row cannot be accepted, `Cause.NONE` where it passes. No row is ever dropped.
 
     Raises:

@@ -244,7 +244,10 @@ def test_a_wrong_way_back_would_be_noticed(fault: str, monkeypatch: pytest.Monke
     if fault == "nodes keep their order":
         monkeypatch.setattr(Tensor, "flip", lambda tensor, _: tensor)
     else:
-        monkeypatch.setattr(ContinuousFlow, "_pull", ContinuousFlow._push)
+        forwards = ContinuousFlow._integrate
+        monkeypatch.setattr(
+            ContinuousFlow, "_integrate", lambda flow, x, start, end: forwards(flow, x, 0.0, 1.0)
+        )
     with pytest.raises(AssertionError, match="not close"):
         assert_round_trip(flow)
 
@@ -255,6 +258,28 @@ def test_adaptive_steps_agree(field: str) -> None:
     samples = flow.sample_with_log_prob(1, seeded())
     expected = reference_log_prob(flow, samples.positions_nm, tolerance=1e-8)
     torch.testing.assert_close(samples.log_q, expected, rtol=0, atol=1e-6)
+
+
+def test_only_wanted_configurations_get_a_density(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = ContinuousFlow(LinearField.random(6), prior_of(METHANOL), COARSE)
+    every = flow.sample_with_log_prob(5, seeded())
+    weighed: list[int] = []
+    divergence = LinearField.velocity_and_divergence
+
+    def counted(field: LinearField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        weighed.append(len(x))
+        return divergence(field, t, x)
+
+    monkeypatch.setattr(LinearField, "velocity_and_divergence", counted)
+    right = every.positions_nm[:, 0, 0] > 0
+    some = flow.sample_with_log_prob(5, seeded(), lambda x: x[:, 0, 0] > 0)
+    none = flow.sample_with_log_prob(5, seeded(), lambda x: x[:, 0, 0] > torch.inf)
+    assert 0 < right.sum() < 5
+    assert weighed == [int(right.sum())] * COARSE.nodes
+    torch.testing.assert_close(some.positions_nm, every.positions_nm, rtol=0, atol=0)
+    torch.testing.assert_close(some.log_q[right], every.log_q[right], rtol=0, atol=1e-12)
+    assert some.log_q[~right].isnan().all()
+    assert none.log_q.isnan().all()
 
 
 @each_field

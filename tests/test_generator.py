@@ -78,7 +78,7 @@ def test_satisfies_the_protocol(generator: BoltzmannGenerator, path: Path) -> No
 def test_every_row_is_kept_with_its_cause(proposals: Proposals) -> None:
     assert len(proposals) == 16
     assert set(np.unique(proposals.cause)) == {Cause.NONE, Cause.BOND_GRAPH}
-    assert np.isfinite(proposals.log_q).all()
+    assert (np.isfinite(proposals.log_q) == proposals.passes).all()
     assert np.abs(proposals.positions_nm.mean(axis=1)).max() < 1e-8
 
 
@@ -104,7 +104,8 @@ def test_log_q_counts_both_hands(exact: BoltzmannGenerator) -> None:
     drawn = exact.propose(16, np.random.default_rng(2))
     seed = int(np.random.default_rng(2).integers(2**63))
     samples = exact.flow.sample_with_log_prob(16, torch.Generator().manual_seed(seed))
-    assert np.array_equal(drawn.log_q, samples.log_q.numpy() + math.log(2))
+    expected = np.where(drawn.passes, samples.log_q.numpy() + math.log(2), np.nan)
+    np.testing.assert_allclose(drawn.log_q, expected, rtol=0, atol=1e-10)
     x = drawn.positions_nm[drawn.passes]
     expected = exact.flow.log_prob(torch.from_numpy(x)).numpy() + math.log(2)
     np.testing.assert_allclose(exact.evaluate(x).log_q, expected, rtol=0, atol=1e-10)
@@ -149,7 +150,9 @@ def test_a_field_that_sees_the_hand_is_not_folded(chiral: Structure) -> None:
     drawn = generator.propose(64, np.random.default_rng(2))
     seed = int(np.random.default_rng(2).integers(2**63))
     samples = generator.flow.sample_with_log_prob(64, torch.Generator().manual_seed(seed))
-    np.testing.assert_array_equal(drawn.log_q, samples.log_q.numpy())
+    expected = np.where(drawn.passes, samples.log_q.numpy(), np.nan)
+    # float32 rounds otherwise in a smaller batch; a fold would be 0.69.
+    np.testing.assert_allclose(drawn.log_q, expected, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(drawn.positions_nm, samples.positions_nm.numpy())
     x = drawn.positions_nm[drawn.passes]
     wrong = generator.molecule.stereocentres[0].inverted(drawn.positions_nm)

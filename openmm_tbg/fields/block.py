@@ -139,12 +139,14 @@ class Block(nn.Module):
         for each, distance_dot in zip(gained, distance_dots, strict=True):
             strength_dot.addcmul_((to_strength * each).sum(-1)[..., None], distance_dot)
         atoms = to_received.shape[:2]
-        return received_dot.transpose(0, 1).reshape(-1, *atoms, received_dot.shape[2]), strength_dot
+        return received_dot.transpose(0, 1).reshape(
+            to_received.shape[-1], *atoms, received_dot.shape[2]
+        ), strength_dot
 
 
 def apply(weight: Float[Tensor, "out hidden"], tangents: Tensor) -> Tensor:
     """A linear map of the channels, which come first: one matrix product for all the rest."""
-    return (weight @ tangents.flatten(1)).view(-1, *tangents.shape[1:])
+    return (weight @ tangents.flatten(1)).view(len(weight), *tangents.shape[1:])
 
 
 def channels_first(x: Tensor) -> Tensor:
@@ -171,7 +173,7 @@ def _strength_from_ends(
 ) -> PairTangents:
     def along(jacobian: PairChannels, end_dot: AtomTangents) -> PairTangents:
         by_atom = end_dot.flatten(1, 2).transpose(0, 1)
-        return (jacobian.flatten(0, 1) @ by_atom).view(*jacobian.shape[:3], -1)
+        return (jacobian.flatten(0, 1) @ by_atom).view(*jacobian.shape[:3], end_dot.shape[-1])
 
     by_receiver = along(to_strength.transpose(1, 2).contiguous(), receiver_dot)
     return along(to_strength, sender_dot) + by_receiver.transpose(1, 2)

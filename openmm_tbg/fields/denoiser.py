@@ -238,7 +238,7 @@ def _distance_tangents(
 def _each_atom(matrices: Tensor, tangents: Tensor) -> Tensor:
     """The product for each atom of each configuration."""
     product = matrices.flatten(0, 1) @ tangents.flatten(0, 1)
-    return product.view(*matrices.shape[:3], -1)
+    return product.view(*matrices.shape[:3], tangents.shape[-1])
 
 
 def _push(strength: PairScalars, y: Tensor) -> Tensor:
