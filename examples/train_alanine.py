@@ -182,7 +182,11 @@ def main() -> None:
     trainer.run(lambda progress: print(progress, flush=True), options.every, options.minutes)
     if accelerator is not None and not accelerator.is_main_process:
         return
-    training = asdict(trainer.settings) | {"minutes": trainer.minutes, "start": options.start}
+    training = asdict(trainer.settings) | {
+        "minutes": trainer.minutes,
+        "start": options.start,
+        "weight_power": options.weight_power,
+    }
     weights = {k: v.detach().cpu() for k, v in trainer.averaged_field().state_dict().items()}
     card = ModelCard(**vars(model.card) | {"training": training | {"torch": torch.__version__}})
     trained = TrainedModel(**vars(model) | {"card": card, "weights": weights})

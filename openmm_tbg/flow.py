@@ -150,7 +150,8 @@ class ContinuousFlow:
             n: number of configurations.
             generator: source of the noise, on the device of the flow.
             wanted: tells which configurations need a log-density; others, such as those that fail a
-                filter, get NaN and save most of their cost. None: all.
+                filter, get NaN and save most of their cost. Called once for each chunk, in the
+                order of the samples. None: all.
 
         Raises:
             ValueError: if `n` is below 1.

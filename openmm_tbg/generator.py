@@ -10,7 +10,7 @@ from openmm.app import Topology
 
 from .arrays import Positions
 from .checkpoint import ModelCard, TrainedModel, file_sha256
-from .filters import TopologyFilter
+from .filters import Screened, TopologyFilter
 from .flow import ContinuousFlow, LogProbError, Positions64, Rows
 from .models import find_model
 from .molecule import Molecule
@@ -109,10 +109,18 @@ class BoltzmannGenerator:
             ValueError: if `n` is below 1.
         """
         noise = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        samples = self.flow.sample_with_log_prob(n, noise, self._passes)
-        screened = self._filter.screen(samples.positions_nm.cpu().numpy())
-        log_q = samples.log_q.cpu().numpy() + self._filter.log_fold
-        return Proposals(screened.positions_nm, log_q, screened.cause)
+        screened: list[Screened] = []
+
+        def passes(positions_nm: Positions64) -> Rows:
+            screened.append(self._filter.screen(positions_nm.cpu().numpy()))
+            return torch.from_numpy(screened[-1].passes).to(positions_nm.device)
+
+        samples = self.flow.sample_with_log_prob(n, noise, passes)
+        return Proposals(
+            np.concatenate([each.positions_nm for each in screened]),
+            samples.log_q.cpu().numpy() + self._filter.log_fold,
+            np.concatenate([each.cause for each in screened]),
+        )
 
     def evaluate(self, positions_nm: Positions) -> Proposals:
         """The same columns for given configurations (batch, atoms, 3) in nm, by the inverse flow.
@@ -137,10 +145,6 @@ class BoltzmannGenerator:
         """Measure the numerical error of log q on `n` fresh samples, in kT."""
         noise = torch.Generator().manual_seed(int(rng.integers(2**63)))
         return self.flow.log_prob_error(n, noise)
-
-    def _passes(self, positions_nm: Positions64) -> Rows:
-        passes = self._filter.screen(positions_nm.cpu().numpy()).passes
-        return torch.from_numpy(passes).to(positions_nm.device)
 
 
 def load_generator(reference: str, sha256: str) -> BoltzmannGenerator:

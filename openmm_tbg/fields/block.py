@@ -133,20 +133,26 @@ class Block(nn.Module):
             for (slopes, _), weight in zip(paths, filters, strict=True)
         ]
         distance_dots = [distance_dot for _, distance_dot in paths]
-        jacobian = torch.cat([to_received * each for each in gained], dim=2).flatten(0, 1)
-        received_dot = jacobian.mT @ torch.cat(distance_dots, dim=2).flatten(0, 1)
+        jacobian = torch.cat([to_received * each for each in gained], dim=2)
+        received_dot = each_atom(jacobian.mT, torch.cat(distance_dots, dim=2))
         strength_dot = torch.zeros_like(distance_dots[0])
         for each, distance_dot in zip(gained, distance_dots, strict=True):
             strength_dot.addcmul_((to_strength * each).sum(-1)[..., None], distance_dot)
-        atoms = to_received.shape[:2]
-        return received_dot.transpose(0, 1).reshape(
-            to_received.shape[-1], *atoms, received_dot.shape[2]
-        ), strength_dot
+        return received_dot.movedim(2, 0).contiguous(), strength_dot
 
 
 def apply(weight: Float[Tensor, "out hidden"], tangents: Tensor) -> Tensor:
     """A linear map of the channels, which come first: one matrix product for all the rest."""
     return (weight @ tangents.flatten(1)).view(len(weight), *tangents.shape[1:])
+
+
+def each_atom(
+    matrices: Float[Tensor, "batch atoms out in"],
+    tangents: Float[Tensor, "batch atoms in tangents"],
+) -> Float[Tensor, "batch atoms out tangents"]:
+    """The product for each atom of each configuration."""
+    product = matrices.flatten(0, 1) @ tangents.flatten(0, 1)
+    return product.view(*matrices.shape[:3], tangents.shape[-1])
 
 
 def channels_first(x: Tensor) -> Tensor:
@@ -171,9 +177,5 @@ def _received_from_ends(
 def _strength_from_ends(
     to_strength: PairChannels, sender_dot: AtomTangents, receiver_dot: AtomTangents
 ) -> PairTangents:
-    def along(jacobian: PairChannels, end_dot: AtomTangents) -> PairTangents:
-        by_atom = end_dot.flatten(1, 2).transpose(0, 1)
-        return (jacobian.flatten(0, 1) @ by_atom).view(*jacobian.shape[:3], end_dot.shape[-1])
-
-    by_receiver = along(to_strength.transpose(1, 2).contiguous(), receiver_dot)
-    return along(to_strength, sender_dot) + by_receiver.transpose(1, 2)
+    by_receiver = each_atom(to_strength.transpose(1, 2).contiguous(), receiver_dot.movedim(0, 2))
+    return each_atom(to_strength, sender_dot.movedim(0, 2)) + by_receiver.transpose(1, 2)

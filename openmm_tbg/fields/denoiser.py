@@ -10,7 +10,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..prior import MeanFreeGaussian
-from .block import Atoms, AtomTangents, Block, PairChannels, PairScalars, PairTangents, apply
+from .block import (
+    Atoms,
+    AtomTangents,
+    Block,
+    PairChannels,
+    PairScalars,
+    PairTangents,
+    apply,
+    each_atom,
+)
 from .distances import DistanceFeatures, PathScales
 from .geometry import ReferenceGeometry
 from .handedness import Handedness
@@ -194,7 +203,7 @@ class Denoiser(nn.Module):
             h_dot, turn_dot = hand.tangents(volumes, self.corners, h_dot, y_dot)
             push = _push(exchange.strength, y) + turn
             push_dot = _push(exchange.strength, y_dot.flatten(2)).view_as(y_dot) + turn_dot
-            push_dot += _each_atom(separation.mT, strength_dot)
+            push_dot += each_atom(separation.mT, strength_dot)
             motion, motion_dot = motion + push, motion_dot + push_dot
             y = y + scales.noise * (self.root @ push)
             change_dot = (self.root @ push_dot.flatten(2)).view_as(y_dot)
@@ -231,14 +240,8 @@ def _separations(y: Vectors) -> tuple[PairVectors, PairScalars]:
 def _distance_tangents(
     separation: PairVectors, distance: PairScalars, y_dot: VectorTangents
 ) -> PairTangents:
-    one_end = _each_atom(separation / distance[..., None], y_dot)
+    one_end = each_atom(separation / distance[..., None], y_dot)
     return one_end + one_end.transpose(1, 2)
-
-
-def _each_atom(matrices: Tensor, tangents: Tensor) -> Tensor:
-    """The product for each atom of each configuration."""
-    product = matrices.flatten(0, 1) @ tangents.flatten(0, 1)
-    return product.view(*matrices.shape[:3], tangents.shape[-1])
 
 
 def _push(strength: PairScalars, y: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class Handedness(nn.Module):
         strength_dot = apply(self.push.weight, after_dot)[0]
         moved = strength_dot[:, :, :, None] * gradient[..., None]
         moved = moved + saved.strength[..., None] * _with_centre(normals_dot) / scale**2
-        turned = torch.zeros_like(y_dot).index_add_(1, corners.flatten(), moved.flatten(1, 2))
+        turned = _to_atoms(torch.zeros_like(y_dot), corners, moved)
         seen = apply(self.out.weight, after_dot).flatten(2, 3)
         return h_dot.index_add(2, corners.flatten(), seen), turned
 
