@@ -59,8 +59,8 @@ class RecordingGenerator(BoltzmannGenerator):
         super().__init__(*arguments, **options)
         self.angles: list[np.ndarray] = []
 
-    def propose(self, n: int, rng: np.random.Generator) -> Proposals:
-        proposals = super().propose(n, rng)
+    def propose(self, n: int, rng: np.random.Generator, log_keep=None) -> Proposals:
+        proposals = super().propose(n, rng, log_keep)
         self.angles.append(ramachandran(proposals.positions_nm[proposals.passes]))
         return proposals
 

@@ -61,6 +61,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=DEFAULT.batch_size)
     parser.add_argument("--learning-rate", type=float, default=DEFAULT.learning_rate)
     parser.add_argument("--ema-decay", type=float, default=DEFAULT.ema_decay)
+    parser.add_argument(
+        "--shortest-noise",
+        type=float,
+        default=DEFAULT.shortest_noise,
+        help="0.3 to spend the steps where a trained model errs most, between t = 0.3 and 0.6",
+    )
     parser.add_argument("--without-forces", action="store_true")
     parser.add_argument(
         "--weight-power",
@@ -175,6 +181,7 @@ def main() -> None:
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         ema_decay=options.ema_decay,
+        shortest_noise=options.shortest_noise,
         seed=options.seed,
     )
     task = Task(objective, columns[N_VALIDATION:], columns[:N_VALIDATION])

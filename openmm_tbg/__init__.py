@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .potential import ReducedPotential as ReducedPotential
     from .proposals import ProposalPool as ProposalPool
     from .proposals import Proposals as Proposals
+    from .thinning import ThinnedGenerator as ThinnedGenerator
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ _HOMES = {
     "Proposals": "proposals",
     "ReducedPotential": "potential",
     "TBGMove": "move",
+    "ThinnedGenerator": "thinning",
     "effective_sample_size": "analysis",
     "registered_models": "models",
 }

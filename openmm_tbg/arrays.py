@@ -25,3 +25,4 @@ class Cause(IntEnum):
     CHIRALITY = 2
     ENERGY_NOT_FINITE = 3
     METROPOLIS = 4
+    THINNED = 5

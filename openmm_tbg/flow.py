@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 from torchdiffeq import odeint
 
 from .fields.protocol import VectorField
+from .grid import TimeGrid as TimeGrid
 from .prior import MeanFreeGaussian
 
 Positions64 = Float64[Tensor, "batch atoms 3"]
@@ -23,59 +22,18 @@ Rows = Bool[Tensor, " batch"]
 
 
 @dataclass(frozen=True)
-class TimeGrid:
-    r"""Where the flow is integrated: Runge-Kutta steps in $s$ between Gauss-Legendre nodes.
-
-    $$ 1 - t = (1 + \epsilon) e^{-L s} - \epsilon, \qquad
-       L = \log\frac{1 + \epsilon}{\epsilon}, \qquad s \in [0, 1] $$
-
-    The field turns sharply where $1 - t$ reaches the ratio of a bond's width in the data to that in
-    the prior; as a function of $s$ it is smooth there.
-
-    Args:
-        nodes: Gauss-Legendre nodes at which the divergence is evaluated.
-        steps: fourth-order Runge-Kutta steps between neighbouring nodes.
-        epsilon: the ratio at which resolution in $1 - t$ saturates.
-    """
-
-    nodes: int = 24
-    steps: int = 2
-    epsilon: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.nodes < 1 or self.steps < 1 or self.epsilon <= 0:
-            raise ValueError(f"{self}: nodes and steps must be at least 1, epsilon above 0")
-
-    @property
-    def rate(self) -> float:
-        """$L$."""
-        return math.log1p(1 / self.epsilon)
-
-    def time(self, s: Tensor) -> Tensor:
-        """$t(s)$."""
-        return -torch.expm1(-self.rate * s) * (1 + self.epsilon)
-
-    def speed(self, s: Tensor) -> Tensor:
-        """$dt/ds$."""
-        return (1 + self.epsilon) * self.rate * torch.exp(-self.rate * s)
-
-    def quadrature(self) -> tuple[Tensor, Tensor]:
-        """Nodes in $s$ and weights for an integral over $t$."""
-        nodes, weights = np.polynomial.legendre.leggauss(self.nodes)
-        s = torch.from_numpy(0.5 * (nodes + 1))
-        return s, torch.from_numpy(0.5 * weights) * self.speed(s)
-
-    def refined(self) -> TimeGrid:
-        """A grid with twice the nodes and twice the steps, to measure the error of this one."""
-        return TimeGrid(2 * self.nodes, 2 * self.steps, self.epsilon)
-
-
-@dataclass(frozen=True)
 class FlowSamples:
-    """Configurations (centred, nm) and their log-densities on the mean-free subspace (nats, nm)."""
+    """Configurations (centred, nm) and their log-densities on the mean-free subspace (nats, nm).
+
+    Attributes:
+        positions_nm: the configurations.
+        log_q: their log-densities; NaN where none was wanted.
+        log_q_estimate: the same from a fifth of the nodes.
+    """
 
     positions_nm: Positions64
     log_q: Scalars64
+    log_q_estimate: Scalars64
 
 
 @dataclass(frozen=True)
@@ -142,16 +100,19 @@ class ContinuousFlow:
         self,
         n: int,
         generator: torch.Generator,
-        wanted: Callable[[Positions64], Rows] | None = None,
+        passes: Callable[[Positions64], Rows] | None = None,
+        keeps: Callable[[Positions64, Scalars64], Rows] | None = None,
     ) -> FlowSamples:
         """Draw `n` configurations with their log-densities from one integration each.
+
+        Both callables save work on configurations that need no log-density, which is NaN then; each
+        is called once for each chunk, in the order of the samples.
 
         Args:
             n: number of configurations.
             generator: source of the noise, on the device of the flow.
-            wanted: tells which configurations need a log-density; others, such as those that fail a
-                filter, get NaN and save most of their cost. Called once for each chunk, in the
-                order of the samples. None: all.
+            passes: tells which configurations need any log-density. None: all.
+            keeps: tells by the estimates, NaN where `passes` says no, which need more. None: all.
 
         Raises:
             ValueError: if `n` is below 1.
@@ -170,30 +131,25 @@ class ContinuousFlow:
         """
         if n < 1:
             raise ValueError(f"n is {n}: at least one sample must be drawn")
-        noise = self.prior.sample(n, generator)
 
-        def push(chunk: Positions64) -> tuple[Positions64, Scalars64]:
-            end, path = self._integrate(chunk, start=0.0, end=1.0)
-            if wanted is None:
-                return end, self._divergence_integral(path)
-            rows, integral = wanted(end), torch.full_like(end[:, 0, 0], torch.nan)
-            if rows.any():
-                integral[rows] = self._divergence_integral(path[:, rows])
-            return end, integral
+        def push(noise: Positions64) -> FlowSamples:
+            end, path = self._integrate(noise, start=0.0, end=1.0)
+            return self._with_densities(end, noise, path, passes, keeps)
 
-        ends, integrals = self._in_chunks(noise, push)
-        return FlowSamples(ends, self.prior.log_prob(noise) - integrals)
+        return self._in_chunks(self.prior.sample(n, generator), push)
 
     def log_prob(self, x: Positions64) -> Scalars64:
         """Log-density of configurations (nm; their centre is removed) by the inverse flow."""
-        centred = x - x.mean(dim=1, keepdim=True)
+        return self.log_prob_and_estimate(x).log_q
 
-        def pull(chunk: Positions64) -> tuple[Positions64, Scalars64]:
+    def log_prob_and_estimate(self, x: Positions64) -> FlowSamples:
+        """The centred configurations with both log-densities, by the inverse flow."""
+
+        def pull(chunk: Positions64) -> FlowSamples:
             noise, path = self._integrate(chunk, start=1.0, end=0.0)
-            return noise, self._divergence_integral(path)
+            return self._with_densities(chunk, noise, path)
 
-        noise, integrals = self._in_chunks(centred, pull)
-        return self.prior.log_prob(noise) - integrals
+        return self._in_chunks(x - x.mean(dim=1, keepdim=True), pull)
 
     def log_prob_error(self, n: int, generator: torch.Generator) -> LogProbError:
         """Measure the numerical error of log q on `n` fresh samples, in kT."""
@@ -209,11 +165,9 @@ class ContinuousFlow:
             round_trip_max=float(round_trip.abs().max()),
         )
 
-    def _in_chunks(
-        self, x: Positions64, work: Callable[[Positions64], tuple[Positions64, Scalars64]]
-    ) -> tuple[Positions64, Scalars64]:
-        parts = [work(chunk) for chunk in torch.split(x, self.chunk_size)]
-        return torch.cat([end for end, _ in parts]), torch.cat([total for _, total in parts])
+    def _in_chunks(self, x: Positions64, work: Callable[[Positions64], FlowSamples]) -> FlowSamples:
+        parts = [vars(work(chunk)) for chunk in torch.split(x, self.chunk_size)]
+        return FlowSamples(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
     @torch.no_grad()
     def _integrate(self, x: Positions64, start: float, end: float) -> tuple[Positions64, Paths64]:
@@ -231,14 +185,32 @@ class ContinuousFlow:
         return x, at_nodes.flip(0) if start > end else at_nodes
 
     @torch.no_grad()
-    def _divergence_integral(self, path: Paths64) -> Scalars64:
-        r"""$\int_0^1 \nabla \cdot v \, dt$ along trajectories known at the nodes."""
+    def _with_densities(
+        self,
+        end: Positions64,
+        noise: Positions64,
+        path: Paths64,
+        passes: Callable[[Positions64], Rows] | None = None,
+        keeps: Callable[[Positions64, Scalars64], Rows] | None = None,
+    ) -> FlowSamples:
+        r"""$\log q_0 - \int_0^1 \nabla \cdot v \, dt$ along trajectories known at the nodes."""
         nodes, weights = (each.to(path) for each in self.grid.quadrature())
-        total = torch.zeros_like(path[0, :, 0, 0])
-        for s, weight, x in zip(nodes, weights, path, strict=True):
-            _, divergence = self.field.velocity_and_divergence(self.grid.time(s), x)
-            total = total + weight * divergence
-        return total
+        coarse, coarse_weights = (each.to(end.device) for each in self.grid.coarse_quadrature())
+        times, log_prior = self.grid.time(nodes), self.prior.log_prob(noise)
+        divergences = torch.full_like(path[:, :, 0, 0], torch.nan)
+
+        def evaluate(which: Tensor, rows: Rows) -> None:
+            if rows.any():
+                for node in which.tolist():
+                    _, found = self.field.velocity_and_divergence(times[node], path[node, rows])
+                    divergences[node, rows] = found
+
+        rows = torch.ones_like(log_prior, dtype=torch.bool) if passes is None else passes(end)
+        evaluate(coarse, rows)
+        estimate = log_prior - coarse_weights @ divergences[coarse]
+        every = torch.arange(len(nodes), device=end.device)
+        evaluate(every[~torch.isin(every, coarse)], rows if keeps is None else keeps(end, estimate))
+        return FlowSamples(end, log_prior - weights @ divergences, estimate)
 
     def _slope(self, s: Tensor, x: Positions64) -> Positions64:
         return self.field.velocity(self.grid.time(s), x) * self.grid.speed(s)

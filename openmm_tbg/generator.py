@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from openmm.app import Topology
 
-from .arrays import Positions
+from .arrays import Cause, Positions, Scalars
 from .checkpoint import ModelCard, TrainedModel, file_sha256
 from .filters import Screened, TopologyFilter
-from .flow import ContinuousFlow, LogProbError, Positions64, Rows
+from .flow import ContinuousFlow, LogProbError, Positions64, Rows, Scalars64
 from .models import find_model
 from .molecule import Molecule
-from .proposals import Proposals
+from .proposals import LogKeep, Proposals
 
 
 class BoltzmannGenerator:
@@ -100,32 +100,33 @@ class BoltzmannGenerator:
         """What made the model."""
         return self.model.card
 
-    def propose(self, n: int, rng: np.random.Generator) -> Proposals:
+    def propose(
+        self, n: int, rng: np.random.Generator, log_keep: LogKeep | None = None
+    ) -> Proposals:
         """Draw `n` configurations; those that fail a filter keep their rows, with the cause.
 
         Their weight is zero whatever their density, so that none is computed: log q is NaN.
+
+        Args:
+            n: Number of configurations.
+            rng: Source of all randomness.
+            log_keep: Log-probability with which a configuration (positions in nm, first estimate of
+                log q) that passes is kept, so that log q counts it: see `thinning`. None: all.
 
         Raises:
             ValueError: if `n` is below 1.
         """
         noise = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        screened: list[Screened] = []
+        log_uniform = np.zeros(0) if log_keep is None else -rng.exponential(size=n)
+        draw = _Draw(self._filter, log_keep, log_uniform)
+        samples = self.flow.sample_with_log_prob(n, noise, draw.passes, draw.keeps)
+        return draw.proposals(samples.log_q.cpu().numpy())
 
-        def passes(positions_nm: Positions64) -> Rows:
-            screened.append(self._filter.screen(positions_nm.cpu().numpy()))
-            return torch.from_numpy(screened[-1].passes).to(positions_nm.device)
-
-        samples = self.flow.sample_with_log_prob(n, noise, passes)
-        return Proposals(
-            np.concatenate([each.positions_nm for each in screened]),
-            samples.log_q.cpu().numpy() + self._filter.log_fold,
-            np.concatenate([each.cause for each in screened]),
-        )
-
-    def evaluate(self, positions_nm: Positions) -> Proposals:
+    def evaluate(self, positions_nm: Positions, log_keep: LogKeep | None = None) -> Proposals:
         """The same columns for given configurations (batch, atoms, 3) in nm, by the inverse flow.
 
-        A configuration that fails a filter has no use for a density: its log q is NaN.
+        A configuration that fails a filter has no use for a density: its log q is NaN. None is
+        dropped by `log_keep`, but log q counts it.
 
         Raises:
             ValueError: if the positions are not of this molecule.
@@ -133,18 +134,55 @@ class BoltzmannGenerator:
         with np.errstate(invalid="ignore"):  # the filter finds rows that are not finite
             centred = positions_nm - positions_nm.mean(axis=1, keepdims=True)
         screened = self._filter.screen(centred)
-        log_q = np.full(len(positions_nm), np.nan)
-        if screened.passes.any():
-            inside = torch.from_numpy(screened.positions_nm[screened.passes]).to(self.device)
-            log_q[screened.passes] = (
-                self.flow.log_prob(inside).cpu().numpy() + self._filter.log_fold
-            )
+        rows, log_q = screened.passes, np.full(len(positions_nm), np.nan)
+        if rows.any():
+            inside = screened.positions_nm[rows]
+            samples = self.flow.log_prob_and_estimate(torch.from_numpy(inside).to(self.device))
+            log_q[rows] = samples.log_q.cpu().numpy() + self._filter.log_fold
+            if log_keep is not None:
+                estimate = samples.log_q_estimate.cpu().numpy() + self._filter.log_fold
+                log_q[rows] += log_keep(inside, estimate)
         return Proposals(screened.positions_nm, log_q, screened.cause)
 
     def log_prob_error(self, n: int, rng: np.random.Generator) -> LogProbError:
         """Measure the numerical error of log q on `n` fresh samples, in kT."""
         noise = torch.Generator().manual_seed(int(rng.integers(2**63)))
         return self.flow.log_prob_error(n, noise)
+
+
+class _Draw:
+    """What becomes of the rows of one draw, chunk by chunk as the flow asks."""
+
+    def __init__(
+        self, filter: TopologyFilter, log_keep: LogKeep | None, log_uniform: Scalars
+    ) -> None:
+        self._filter, self._log_keep, self._log_uniform = filter, log_keep, log_uniform
+        self._screened: list[Screened] = []
+        self._log_kept: list[Scalars] = []
+
+    def passes(self, positions_nm: Positions64) -> Rows:
+        screened = self._filter.screen(positions_nm.cpu().numpy())
+        self._screened.append(screened)
+        self._log_kept.append(np.zeros(len(screened.cause)))
+        return torch.from_numpy(screened.passes).to(positions_nm.device)
+
+    def keeps(self, positions_nm: Positions64, log_q_estimate: Scalars64) -> Rows:
+        screened, log_kept = self._screened[-1], self._log_kept[-1]
+        rows = screened.passes
+        if self._log_keep is not None and rows.any():
+            estimate = log_q_estimate.cpu().numpy()[rows] + self._filter.log_fold
+            log_kept[rows] = self._log_keep(screened.positions_nm[rows], estimate)
+            n_before = sum(map(len, self._log_kept[:-1]))
+            log_uniform = self._log_uniform[n_before : n_before + len(rows)]
+            screened.cause[rows & (log_uniform > log_kept)] = Cause.THINNED
+        return torch.from_numpy(screened.passes).to(positions_nm.device)
+
+    def proposals(self, log_q: Scalars) -> Proposals:
+        return Proposals(
+            np.concatenate([each.positions_nm for each in self._screened]),
+            log_q + self._filter.log_fold + np.concatenate(self._log_kept),
+            np.concatenate([each.cause for each in self._screened]),
+        )
 
 
 def load_generator(reference: str, sha256: str) -> BoltzmannGenerator:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import openmm
 from openmm import unit
@@ -76,6 +78,13 @@ class ReducedPotential:
             )
         self._thermodynamic_state = thermodynamic_state
         self._context = context
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the System and the temperature."""
+        system = openmm.XmlSerializer.serialize(self._context.getSystem())
+        temperature_K = self._thermodynamic_state.temperature.value_in_unit(unit.kelvin)
+        return hashlib.sha256(f"{temperature_K!r} {system}".encode()).hexdigest()
 
     def __call__(self, positions_nm: Positions) -> Scalars:
         """Reduced potential of each configuration; NaN where OpenMM cannot evaluate it.

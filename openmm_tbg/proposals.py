@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +12,9 @@ from jaxtyping import Bool, Int
 
 from .arrays import Cause, Causes, Mask, Positions, Scalars
 from .molecule import Molecule
+
+LogKeep = Callable[[Positions, Scalars], Scalars]
+"""Log-probability of keeping a configuration, from positions (nm) and an estimate of log q."""
 
 RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
@@ -23,8 +26,8 @@ class Proposals:
     Args:
         positions_nm: Cartesian positions in nm, geometric centre at the origin.
         log_q: Log-density in nats, with respect to Lebesgue measure in nm on the 3(N-1)-dimensional
-            space of centred positions. It counts the mirror image where the filters fold the two.
-            NaN where a row fails a filter and needs none.
+            space of centred positions. It counts the mirror image where the filters fold the two,
+            and the chance of being kept where rows are thinned. NaN where a row needs none.
         cause: Why a row cannot be accepted, `Cause.NONE` where it passes. No row is ever dropped.
 
     Raises:

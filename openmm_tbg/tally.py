@@ -18,6 +18,7 @@ ADVICE = {
     "tells them apart, or train it for longer",
     Cause.ENERGY_NOT_FINITE: "the energies are not finite: check that atoms are in the order of "
     "the generator's topology",
+    Cause.THINNED: "keep a larger share, or none dropped, to learn the cause",
     Cause.METROPOLIS: "the weights spread too widely: check that the model was trained for this "
     "force field and temperature",
 }
@@ -40,6 +41,7 @@ class Tally:
         n_rejected_chirality: Proposals whose stereocentres have mixed hands.
         n_rejected_energy_not_finite: Proposals without a finite energy.
         n_rejected_metropolis: Proposals that fail nothing but were not chosen.
+        n_rejected_thinned: Proposals dropped at random by a first estimate of their weight.
         rejection_run: Latest steps in a row that kept the state.
         longest_rejection_run: The longest such run.
         log_sum_weights: Log of the sum of weights of all proposals.
@@ -55,6 +57,7 @@ class Tally:
     n_rejected_chirality: int = 0
     n_rejected_energy_not_finite: int = 0
     n_rejected_metropolis: int = 0
+    n_rejected_thinned: int = 0
     rejection_run: int = 0
     longest_rejection_run: int = 0
     log_sum_weights: float = -math.inf

@@ -19,7 +19,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 # A module may import from the layers above its own; a new module has to take its place here.
 LAYERS = (
     ("arrays",),
-    ("frames", "molecule", "torsions"),
+    ("frames", "grid", "molecule", "torsions"),
     ("encoding",),
     ("prior",),
     ("divergence",),
@@ -29,7 +29,7 @@ LAYERS = (
     ("checkpoint",),
     ("models",),
     ("proposals",),
-    ("generator",),
+    ("generator", "thinning"),
     ("tally", "simulation", "evaluation"),
     ("move",),
     ("training",),

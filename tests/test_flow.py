@@ -260,26 +260,77 @@ def test_adaptive_steps_agree(field: str) -> None:
     torch.testing.assert_close(samples.log_q, expected, rtol=0, atol=1e-6)
 
 
-def test_only_wanted_configurations_get_a_density(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = ContinuousFlow(LinearField.random(6), prior_of(METHANOL), COARSE)
-    every = flow.sample_with_log_prob(5, seeded())
-    weighed: list[int] = []
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches whose divergence is evaluated from now on."""
+    sizes: list[int] = []
     divergence = LinearField.velocity_and_divergence
 
-    def counted(field: LinearField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        weighed.append(len(x))
+    def count(field: LinearField, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        sizes.append(len(x))
         return divergence(field, t, x)
 
-    monkeypatch.setattr(LinearField, "velocity_and_divergence", counted)
+    monkeypatch.setattr(LinearField, "velocity_and_divergence", count)
+    return sizes
+
+
+def test_only_configurations_that_pass_get_a_density(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = ContinuousFlow(LinearField.random(6), prior_of(METHANOL), COARSE)
+    every = flow.sample_with_log_prob(5, seeded())
+    weighed = counted(monkeypatch)
     right = every.positions_nm[:, 0, 0] > 0
     some = flow.sample_with_log_prob(5, seeded(), lambda x: x[:, 0, 0] > 0)
     none = flow.sample_with_log_prob(5, seeded(), lambda x: x[:, 0, 0] > torch.inf)
     assert 0 < right.sum() < 5
     assert weighed == [int(right.sum())] * COARSE.nodes
     torch.testing.assert_close(some.positions_nm, every.positions_nm, rtol=0, atol=0)
-    torch.testing.assert_close(some.log_q[right], every.log_q[right], rtol=0, atol=1e-12)
-    assert some.log_q[~right].isnan().all()
+    for found, expected in ((some.log_q, every.log_q), (some.log_q_estimate, every.log_q_estimate)):
+        torch.testing.assert_close(found[right], expected[right], rtol=0, atol=1e-12)
+        assert found[~right].isnan().all()
     assert none.log_q.isnan().all()
+
+
+def test_only_configurations_that_are_kept_get_more_than_an_estimate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flow = ContinuousFlow(LinearField.random(6), prior_of(METHANOL), TimeGrid(10, 1))
+    every = flow.sample_with_log_prob(5, seeded())
+    weighed = counted(monkeypatch)
+    seen: list[Tensor] = []
+
+    def keeps(x: Tensor, log_q_estimate: Tensor) -> Tensor:
+        seen.append(log_q_estimate)
+        return x[:, 0, 0] > 0
+
+    some = flow.sample_with_log_prob(5, seeded(), None, keeps)
+    kept = every.positions_nm[:, 0, 0] > 0
+    assert weighed == [5] * 2 + [int(kept.sum())] * 8
+    torch.testing.assert_close(seen[0], every.log_q_estimate, rtol=0, atol=1e-12)
+    torch.testing.assert_close(some.log_q[kept], every.log_q[kept], rtol=0, atol=1e-12)
+    assert some.log_q[~kept].isnan().all()
+
+
+@pytest.mark.parametrize("nodes", [3, 15, 24, 40])
+def test_the_estimate_integrates_polynomials_below_its_order(nodes: int) -> None:
+    grid = TimeGrid(nodes, 1)
+    chosen, weights = grid.coarse_quadrature()
+    s = grid.quadrature()[0][chosen]
+    assert len(chosen) == max(1, nodes // 5)
+    assert (weights > 0).all()
+    for power in range(len(chosen)):
+        integral = (weights / grid.speed(s) * s**power).sum()
+        assert float(integral) == pytest.approx(1 / (power + 1), abs=1e-12)
+
+
+@each_field
+def test_the_estimate_tends_to_the_density_and_is_the_same_both_ways(field: str) -> None:
+    errors = []
+    for nodes in (20, 60):
+        flow = flow_of(field, TimeGrid(nodes, 2))
+        samples = flow.sample_with_log_prob(3, seeded())
+        back = flow.log_prob_and_estimate(samples.positions_nm)
+        torch.testing.assert_close(back.log_q_estimate, samples.log_q_estimate, rtol=0, atol=1e-4)
+        errors.append(float((samples.log_q_estimate - samples.log_q).abs().max()))
+    assert errors[1] < max(0.05 * errors[0], 1e-6)
 
 
 @each_field

@@ -39,6 +39,7 @@ def test_each_proposal_has_one_fate() -> None:
         "n_rejected_chirality": 1,
         "n_rejected_energy_not_finite": 1,
         "n_rejected_metropolis": 1,
+        "n_rejected_thinned": 0,
         "rejection_run": 4,
         "longest_rejection_run": 4,
         "log_sum_weights": pytest.approx(np.log(1 + np.e)),

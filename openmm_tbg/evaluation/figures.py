@@ -176,6 +176,11 @@ def negative_log_likelihood(
 
 
 def _require_enough(scored: ScoredProposals) -> None:
+    if (scored.cause == Cause.THINNED).any():
+        raise ValueError(
+            "scored holds thinned proposals, whose energies are no fair sample of the flow's: "
+            "score those of the generator that was thinned"
+        )
     usable = int((scored.log_weights > -np.inf).sum())
     if usable < 2:
         causes = Counter(Cause(cause).name.lower() for cause in scored.cause)

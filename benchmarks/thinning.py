@@ -1,0 +1,125 @@
+"""What it saves to give an exact density only to proposals that are likely to count.
+
+    python benchmarks/thinning.py --out benchmarks/thinning.json
+
+Batches are drawn in turns with and without thinning from the same noise, so that both see the same
+configurations. Reported are seconds a proposal, and the effective sample size that is left,
+(sum w)^2 / sum(w^2 / r) over (sum w)^2 / sum(w^2): the mean over the coins of the thinning, which is
+free of their chance. The ratio of the two is what an effective sample costs less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import openmm
+import torch
+
+logging.getLogger("pymbar").setLevel(logging.ERROR)  # its banner on a missing JAX
+
+from likelihood import machine
+from openmm import unit
+from openmmtools.states import ThermodynamicState
+
+from openmm_tbg import BoltzmannGenerator, ReducedPotential, ThinnedGenerator
+from openmm_tbg.metropolis import log_weights
+from openmm_tbg.reference import alanine_dipeptide
+
+
+def timed(generator, n: int, seed: int):
+    """Proposals of one seed, and seconds a proposal."""
+    started = time.perf_counter()
+    proposals = generator.propose(n, np.random.default_rng(seed))
+    return proposals, (time.perf_counter() - started) / n
+
+
+def log_keeps(plain, kinds, positions_nm) -> list[np.ndarray]:
+    """log r of each kind, all from one evaluation of the estimates."""
+    found: list[list[np.ndarray]] = []
+
+    def look(positions, log_q_estimate):
+        found.append([kind.log_keep(positions, log_q_estimate) for kind in kinds])
+        return np.zeros(len(positions))
+
+    plain.evaluate(positions_nm, look)
+    return found[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.3, 0.2, 0.1])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    reference = alanine_dipeptide()
+    state = ThermodynamicState(reference.system, reference.temperature_K * unit.kelvin)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = state.create_context(openmm.VerletIntegrator(0.001), platform)
+    potential = ReducedPotential(state, context)
+    plain = BoltzmannGenerator.from_pretrained(
+        "alanine-dipeptide", reference.topology, options.device
+    )
+    rng = np.random.default_rng(0)
+    kinds = [
+        ThinnedGenerator.from_pilot(plain, potential, s, rng, options.batch) for s in options.shares
+    ]
+    seconds = {"all": [], **{str(share): [] for share in options.shares}}
+    log_w, log_keep, passing = [], {str(share): [] for share in options.shares}, []
+    for seed in range(options.batches):
+        proposals, took = timed(plain, options.batch, seed)
+        seconds["all"].append(took)
+        inside = proposals[proposals.passes]
+        u = potential(inside.positions_nm)
+        log_w.append(log_weights(u, inside.log_q, inside.passes))
+        passing.append(len(inside) / len(proposals))
+        for share, thinned in zip(options.shares, kinds, strict=True):
+            _, took = timed(thinned, options.batch, seed)
+            seconds[str(share)].append(took)
+        for share, log_r in zip(
+            options.shares, log_keeps(plain, kinds, inside.positions_nm), strict=True
+        ):
+            log_keep[str(share)].append(log_r)
+    log_w = np.concatenate(log_w)
+    w = np.exp(log_w - log_w.max())
+    n = options.batch * options.batches
+    whole = float(np.median(seconds["all"]))
+    rows = []
+    for share in map(str, options.shares):
+        r = np.exp(np.concatenate(log_keep[share]))
+        left = float(np.square(w).sum() / (np.square(w)[r > 0] / r[r > 0]).sum())
+        took = float(np.median(seconds[share]))
+        rows.append(
+            {
+                "share_asked": float(share),
+                "share_kept": float(r.sum() / n),
+                "seconds": took,
+                "seconds_range": [min(seconds[share]), max(seconds[share])],
+                "ess_left": left,
+                "effective_sample_costs_less_by": whole / took * left,
+            }
+        )
+    record = {
+        "machine": machine(),
+        "model": plain.sha256,
+        "N": n,
+        "passing": float(np.mean(passing)),
+        "ess": float(w.sum() ** 2 / np.square(w).sum() / n),
+        "seconds_all": whole,
+        "seconds_all_range": [min(seconds["all"]), max(seconds["all"])],
+        "rows": rows,
+    }
+    print(json.dumps(record, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Proposals that are dropped by an estimate: weights stay unbiased, chains keep their law."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import miniatures
+import numpy as np
+import openmm
+import oracles
+import pytest
+from assertions import assert_mean
+from openmm import unit
+from openmmtools.mcmc import SequenceMove
+from openmmtools.states import ThermodynamicState
+from oracles import FRAME, WIDTH_NM, GaussianGenerator, harmonic_state
+from test_move import assert_harmonic, hmc, trajectory
+
+from openmm_tbg.arrays import Cause, Positions, Scalars
+from openmm_tbg.generator import BoltzmannGenerator
+from openmm_tbg.metropolis import KERNELS, log_weights
+from openmm_tbg.move import TBGMove
+from openmm_tbg.potential import ReducedPotential
+from openmm_tbg.proposals import LogKeep, Proposals
+from openmm_tbg.thinning import ThinnedGenerator
+
+LOG_Z = oracles.DIMENSIONS * np.log(np.sqrt(2 * np.pi) * WIDTH_NM)
+
+
+def rough_error(positions: Positions) -> Scalars:
+    """An estimate's error of up to 1 kT that depends on the configuration alone."""
+    error: Scalars = np.sin(positions[:, 0, 0] / WIDTH_NM + positions[:, 1, 1] / WIDTH_NM)
+    return error
+
+
+@dataclasses.dataclass
+class EstimatingGaussian(GaussianGenerator):
+    """The Gaussian with an estimate of its density."""
+
+    def propose(
+        self, n: int, rng: np.random.Generator, log_keep: LogKeep | None = None
+    ) -> Proposals:
+        rows = self._counted(super().propose(n, rng), log_keep)
+        known = super().evaluate(rows.positions_nm)
+        dropped = rows.passes & (-rng.exponential(size=n) > rows.log_q - known.log_q)
+        cause = np.where(dropped, Cause.THINNED, rows.cause).astype(np.int8)
+        return Proposals(rows.positions_nm, np.where(dropped, np.nan, rows.log_q), cause)
+
+    def evaluate(self, positions_nm: Positions, log_keep: LogKeep | None = None) -> Proposals:
+        return self._counted(super().evaluate(positions_nm), log_keep)
+
+    def _counted(self, rows: Proposals, log_keep: LogKeep | None) -> Proposals:
+        log_q, inside = rows.log_q.copy(), rows[rows.passes]
+        if log_keep is not None:
+            estimate = inside.log_q + rough_error(inside.positions_nm)
+            log_q[rows.passes] += log_keep(inside.positions_nm, estimate)
+        return Proposals(rows.positions_nm, log_q, rows.cause)
+
+
+class ForgetsTheCurrent(ThinnedGenerator):
+    """Wrong: counts the chance to be kept in proposals alone."""
+
+    def evaluate(self, positions_nm: Positions) -> Proposals:
+        return self.generator.evaluate(positions_nm)
+
+
+class ForgetsTheKept(ThinnedGenerator):
+    """Wrong: drops rows, and counts it nowhere."""
+
+    def propose(self, n: int, rng: np.random.Generator) -> Proposals:
+        rows = super().propose(n, rng)
+        known = self.generator.evaluate(rows.positions_nm)
+        return Proposals(rows.positions_nm, known.log_q, rows.cause)
+
+    def evaluate(self, positions_nm: Positions) -> Proposals:
+        return self.generator.evaluate(positions_nm)
+
+
+def potential_of(state: ThermodynamicState) -> ReducedPotential:
+    platform = openmm.Platform.getPlatformByName("Reference")
+    return ReducedPotential(state, state.create_context(openmm.VerletIntegrator(0.001), platform))
+
+
+def thinned_gaussian(kind: type[ThinnedGenerator] = ThinnedGenerator) -> ThinnedGenerator:
+    """A Gaussian that is too wide, of which a fifth is kept."""
+    generator = EstimatingGaussian(width_nm=1.25 * WIDTH_NM)
+    potential = potential_of(harmonic_state())
+    return kind.from_pilot(generator, potential, 0.2, np.random.default_rng(1), n=500)
+
+
+@pytest.fixture
+def miniature() -> BoltzmannGenerator:
+    return BoltzmannGenerator(miniatures.trained(sees_hand=True).model, "miniature", "0")
+
+
+def weights_of(generator: ThinnedGenerator, n: int) -> Scalars:
+    proposals = generator.propose(n, np.random.default_rng(2))
+    u = potential_of(harmonic_state())(proposals.positions_nm)
+    weights: Scalars = np.exp(log_weights(u, proposals.log_q, proposals.passes) - LOG_Z)
+    return weights
+
+
+def test_weights_of_all_rows_stay_unbiased() -> None:
+    weights = weights_of(thinned_gaussian(), 4_000)
+    assert 0.15 < (weights > 0).mean() < 0.25
+    assert_mean(weights, 1.0)
+
+
+def test_weights_that_do_not_count_the_thinning_are_seen() -> None:
+    with pytest.raises(AssertionError, match="sigma from"):
+        assert_mean(weights_of(thinned_gaussian(ForgetsTheKept), 4_000), 1.0)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_chain_of_thinned_proposals_keeps_its_law(kernel: str) -> None:
+    move = TBGMove(thinned_gaussian(), n_proposals=16, kernel=kernel, seed=3)
+    frames = trajectory(move, harmonic_state(), oracles.reference_cache(), 800)
+    assert_harmonic(frames)
+    counts = move.statistics
+    assert 0.75 < counts["n_rejected_thinned"] / counts["n_proposed"] < 0.85
+    assert counts["n_rejected_energy_not_finite"] == 0
+
+
+def mixed_with_a_local_move(kind: type[ThinnedGenerator]) -> Positions:
+    """q is p, and the estimate alone drops rows; the density of each current state is evaluated."""
+    generator = kind(EstimatingGaussian(), potential_of(harmonic_state()), LOG_Z + 1.0)
+    both = SequenceMove([hmc(), TBGMove(generator, n_proposals=4, seed=3)])
+    return trajectory(both, harmonic_state(), oracles.reference_cache(), 600)
+
+
+def test_a_chain_with_a_local_move_keeps_its_law() -> None:
+    assert_harmonic(mixed_with_a_local_move(ThinnedGenerator))
+
+
+@pytest.mark.parametrize("wrong", [ForgetsTheCurrent, ForgetsTheKept])
+def test_chains_that_do_not_count_the_thinning_are_seen(wrong: type[ThinnedGenerator]) -> None:
+    with pytest.raises(AssertionError, match="sigma from"):
+        assert_harmonic(mixed_with_a_local_move(wrong))
+
+
+def test_the_target_need_not_be_that_of_the_estimate() -> None:
+    """At 330 K with weights estimated at 300 K: the same Gaussian, wider by sqrt(1.1)."""
+    state = harmonic_state()
+    warmer = ThermodynamicState(state.system, 330 * unit.kelvin)
+    move = TBGMove(thinned_gaussian(), n_proposals=16, seed=4)
+    frames = trajectory(move, warmer, oracles.reference_cache(), 800)
+    assert_harmonic(FRAME + (frames - FRAME) / np.sqrt(1.1))
+
+
+def by_place(positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
+    log_keep: Scalars = -np.abs(positions_nm[:, 0, 0]) / 0.1 - 1e-3 * np.abs(log_q_estimate)
+    return log_keep
+
+
+def test_a_flow_drops_rows_at_the_stated_rate_and_counts_it(miniature: BoltzmannGenerator) -> None:
+    plain = miniature.propose(600, np.random.default_rng(5))
+    rows = miniature.propose(600, np.random.default_rng(5), by_place)
+    np.testing.assert_array_equal(rows.positions_nm, plain.positions_nm)
+    dropped = rows.cause == Cause.THINNED
+    np.testing.assert_array_equal(rows.passes | dropped, plain.passes)
+    assert np.isnan(rows.log_q[~rows.passes]).all()
+    again = miniature.evaluate(plain.positions_nm[plain.passes], by_place)
+    known = miniature.evaluate(plain.positions_nm[plain.passes])
+    log_keep = again.log_q - known.log_q
+    kept = rows.passes[plain.passes]
+    assert_mean(kept - np.exp(log_keep), 0.0)
+    np.testing.assert_allclose(
+        rows.log_q[rows.passes], plain.log_q[rows.passes] + log_keep[kept], atol=1e-3
+    )
+    assert 0.1 < kept.mean() < 0.9
+
+
+def test_chunks_do_not_change_which_rows_are_dropped(miniature: BoltzmannGenerator) -> None:
+    whole = miniature.propose(30, np.random.default_rng(6), by_place)
+    miniature.flow.memory_limit_bytes = 7 * miniature.flow.field.bytes_per_divergence
+    cut = miniature.propose(30, np.random.default_rng(6), by_place)
+    np.testing.assert_array_equal(cut.cause, whole.cause)
+    np.testing.assert_allclose(cut.log_q, whole.log_q, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_pilot_finds_the_threshold(share: float) -> None:
+    generator, potential = (
+        EstimatingGaussian(width_nm=1.1 * WIDTH_NM),
+        potential_of(harmonic_state()),
+    )
+    rng = np.random.default_rng(7)
+    thinned = ThinnedGenerator.from_pilot(generator, potential, share, rng, n=2_000)
+    passes = thinned.propose(2_000, rng).passes
+    assert abs(passes.mean() - share) < 4 * np.sqrt(2 * share * (1 - share) / 2_000)
+
+
+def test_a_share_beyond_those_that_pass_drops_none() -> None:
+    generator = EstimatingGaussian(filter=oracles.half_space)
+    thinned = ThinnedGenerator.from_pilot(
+        generator, potential_of(harmonic_state()), 1.0, np.random.default_rng(8)
+    )
+    assert thinned.log_weight_threshold == -np.inf
+    assert (thinned.propose(100, np.random.default_rng(8)).cause != Cause.THINNED).all()
+
+
+def test_its_digest_tells_model_potential_and_threshold_apart() -> None:
+    state = harmonic_state()
+    warmer = ThermodynamicState(state.system, 330 * unit.kelvin)
+    digests = {
+        ThinnedGenerator(generator, potential_of(target), threshold).sha256
+        for generator in (EstimatingGaussian(), EstimatingGaussian(width_nm=2 * WIDTH_NM))
+        for target in (state, warmer)
+        for threshold in (0.0, 1.0)
+    }
+    assert len(digests) == 8
+
+
+def test_bad_arguments_are_refused() -> None:
+    generator, potential = EstimatingGaussian(), potential_of(harmonic_state())
+    rng = np.random.default_rng(0)
+    for threshold in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="log_weight_threshold is"):
+            ThinnedGenerator(generator, potential, threshold)
+    for share in (0.0, 1.1):
+        with pytest.raises(ValueError, match=f"share is {share}"):
+            ThinnedGenerator.from_pilot(generator, potential, share, rng)
+    hopeless = EstimatingGaussian(filter=oracles.reject_all)
+    with pytest.raises(ValueError, match="none of 64 proposals passes"):
+        ThinnedGenerator.from_pilot(hopeless, potential, 0.5, rng)
