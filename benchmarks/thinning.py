@@ -3,25 +3,21 @@
     python benchmarks/thinning.py --out benchmarks/thinning.json
 
 Batches are drawn in turns with and without thinning from the same noise, so that both see the same
-configurations. Reported are seconds a proposal, and the effective sample size that is left,
-(sum w)^2 / sum(w^2 / r) over (sum w)^2 / sum(w^2): the mean over the coins of the thinning, which is
-free of their chance. The ratio of the two is what an effective sample costs less.
+configurations. Reported are seconds a proposal, and the share of the effective sample size that is
+left, sum(w^2) / sum(w^2 / r), which holds in the mean over the coins of the thinning. Time saved
+times share left is how much less an effective sample costs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import time
 from pathlib import Path
 
 import numpy as np
 import openmm
 import torch
-
-logging.getLogger("pymbar").setLevel(logging.ERROR)  # its banner on a missing JAX
-
 from likelihood import machine
 from openmm import unit
 from openmmtools.states import ThermodynamicState

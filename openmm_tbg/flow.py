@@ -21,6 +21,9 @@ Paths64 = Float64[Tensor, "nodes batch atoms 3"]
 Rows = Bool[Tensor, " batch"]
 
 
+LARGER_CHUNKS = 4  # a velocity alone takes less than a quarter of the memory of a divergence
+
+
 @dataclass(frozen=True)
 class FlowSamples:
     """Configurations (centred, nm) and their log-densities on the mean-free subspace (nats, nm).
@@ -93,7 +96,7 @@ class ContinuousFlow:
 
     @property
     def chunk_size(self) -> int:
-        """Configurations carried through the field at once."""
+        """Configurations whose divergence is evaluated at once."""
         return max(1, self.memory_limit_bytes // self.field.bytes_per_divergence)
 
     def sample_with_log_prob(
@@ -106,7 +109,7 @@ class ContinuousFlow:
         """Draw `n` configurations with their log-densities from one integration each.
 
         Both callables save work on configurations that need no log-density, which is NaN then; each
-        is called once for each chunk, in the order of the samples.
+        is called once for each chunk of samples, in their order.
 
         Args:
             n: number of configurations.
@@ -166,7 +169,7 @@ class ContinuousFlow:
         )
 
     def _in_chunks(self, x: Positions64, work: Callable[[Positions64], FlowSamples]) -> FlowSamples:
-        parts = [vars(work(chunk)) for chunk in torch.split(x, self.chunk_size)]
+        parts = [vars(work(chunk)) for chunk in torch.split(x, LARGER_CHUNKS * self.chunk_size)]
         return FlowSamples(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
     @torch.no_grad()
@@ -200,10 +203,10 @@ class ContinuousFlow:
         divergences = torch.full_like(path[:, :, 0, 0], torch.nan)
 
         def evaluate(which: Tensor, rows: Rows) -> None:
-            if rows.any():
-                for node in which.tolist():
-                    _, found = self.field.velocity_and_divergence(times[node], path[node, rows])
-                    divergences[node, rows] = found
+            for part in torch.split(rows.nonzero()[:, 0], self.chunk_size):
+                for node in which.tolist() if len(part) else ():
+                    _, found = self.field.velocity_and_divergence(times[node], path[node, part])
+                    divergences[node, part] = found
 
         rows = torch.ones_like(log_prior, dtype=torch.bool) if passes is None else passes(end)
         evaluate(coarse, rows)

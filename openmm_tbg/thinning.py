@@ -4,14 +4,14 @@ A proposal $x$ drawn from the density $q$ is kept with the probability
 
 $$ r(x) = \min(1, \tilde w(x) / c), \qquad \tilde w(x) = e^{-u(x)} / \tilde q(x), $$
 
-where $\tilde q$ is an estimate of $q$ from a fifth of the quadrature nodes and $c$ a threshold. Only
-proposals that are kept need the density itself. The estimate may be as wrong as it likes: kept
+where $\tilde q$ is an estimate of $q$ from a fifth of the quadrature nodes and $c$ a threshold.
+Only proposals that are kept need the density itself. The estimate may be as wrong as it likes: kept
 proposals have the density $q(x)\, r(x)$, which is known exactly, and the others stay as rows of
-weight zero, as those do that fail a filter. So $w / r$ are unbiased weights of all N rows (rejection
+weight zero, as those do that fail a filter. So the weights of all N rows are unbiased (rejection
 control: Liu, Chen & Wong, J. Am. Stat. Assoc. 93 (1998) 1022). A Markov chain, for which a proposal
-that was dropped is a rejection, keeps its law as well if the *current* state counts $r$ too: it is
-the independence sampler on pairs of $x$ and the coin that kept it. The price is that weights below
-the threshold are lifted to it, at random and without bias.
+that was dropped is a rejection, keeps its law if the *current* state counts $r$ as well: it is the
+independence sampler on pairs of $x$ and the coin that kept it. The price is that weights below the
+threshold are lifted to it, at random.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class ThinnedGenerator:
         Args:
             generator: What draws the proposals.
             potential: Reduced potential by which weights are estimated.
-            share: $\langle r \rangle$ over all proposals; those that fail a filter count as dropped.
+            share: Mean of r over all proposals; those that fail a filter count as dropped.
             rng: Source of the pilot's proposals, which are used for nothing else.
             n: Number of proposals in the pilot; none gets an exact density.
 

@@ -358,7 +358,7 @@ def test_chunks_keep_to_the_limit_but_hold_at_least_one() -> None:
     linear = LinearField(torch.zeros(6, 6, dtype=torch.float64), bytes_per_divergence=1000)
     flow = ContinuousFlow(linear, prior_of(METHANOL), COARSE, memory_limit_bytes=3999)
     flow.sample_with_log_prob(7, seeded())
-    assert set(linear.calls) == {3, 1}
+    assert set(linear.calls) == {3, 1, 7}  # of velocities alone, up to four times as many
     flow.memory_limit_bytes = 1
     assert flow.chunk_size == 1
 
