@@ -61,9 +61,9 @@ def row_of(sequence: str, batch: int, repeats: int) -> dict[str, object]:
     """The figures of one peptide, in this process."""
     torch.set_num_threads(1)
     molecule, positions_nm = molecule_of(sequence)
-    noise = 0.01 * np.random.default_rng(0).normal(size=(200, *positions_nm.shape))
+    frames = np.random.default_rng(0).normal(0.0, 0.15, (200, *positions_nm.shape))
     encoding = encode_full(molecule)
-    geometry = ReferenceGeometry.from_frames(molecule, encoding, positions_nm + noise)
+    geometry = ReferenceGeometry.from_frames(molecule, encoding, frames)
     torch.manual_seed(0)
     field = DenoiserArchitecture().field(geometry).requires_grad_(False)
     prior = MeanFreeGaussian(torch.from_numpy(geometry.covariance))
