@@ -32,7 +32,14 @@ from openmmtools.states import SamplerState, ThermodynamicState
 from pymbar import timeseries
 from tqdm import tqdm
 
-from openmm_tbg import BoltzmannGenerator, Proposals, TBGMove
+from openmm_tbg import (
+    BoltzmannGenerator,
+    Proposals,
+    ReducedPotential,
+    TBGMove,
+    ThinnedGenerator,
+)
+from openmm_tbg.arrays import Cause
 from openmm_tbg.reference import ALANINE_PHI, ALANINE_PSI, ReferenceSystem, alanine_dipeptide
 from openmm_tbg.torsions import dihedral
 
@@ -45,6 +52,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=24)
     parser.add_argument("--proposals", type=int, default=8, help="in each iteration")
     parser.add_argument("--batch", type=int, default=32, help="proposals drawn ahead at a time")
+    parser.add_argument(
+        "--keep",
+        type=float,
+        default=0.3,
+        help="share of the proposals to which an exact density is given; 1 for all",
+    )
     parser.add_argument("--langevin-steps", type=int, default=2000, help="of 1 fs")
     parser.add_argument("--device", default="cpu", help="of the generator: cpu or cuda")
     parser.add_argument("--seed", type=int, default=1)
@@ -61,7 +74,8 @@ class RecordingGenerator(BoltzmannGenerator):
 
     def propose(self, n: int, rng: np.random.Generator, log_keep=None) -> Proposals:
         proposals = super().propose(n, rng, log_keep)
-        self.angles.append(ramachandran(proposals.positions_nm[proposals.passes]))
+        intact = proposals.passes | (proposals.cause == Cause.THINNED)
+        self.angles.append(ramachandran(proposals.positions_nm[intact]))
         return proposals
 
 
@@ -71,9 +85,13 @@ def ramachandran(positions_nm: np.ndarray) -> np.ndarray:
     return np.stack(both, axis=-1)
 
 
-def run_chain(options: argparse.Namespace, reference: ReferenceSystem, move: TBGMove) -> np.ndarray:
+def run_chain(
+    options: argparse.Namespace,
+    reference: ReferenceSystem,
+    state: ThermodynamicState,
+    move: TBGMove,
+) -> np.ndarray:
     """phi and psi in radians after each iteration."""
-    state = ThermodynamicState(reference.system, reference.temperature_K * unit.kelvin)
     start = SamplerState(reference.positions_nm * unit.nanometer)
     dynamics = {"timestep": 1.0 * unit.femtosecond, "collision_rate": 1.0 / unit.picosecond}
     LangevinDynamicsMove(n_steps=EQUILIBRATION_STEPS, reassign_velocities=True, **dynamics).apply(
@@ -130,8 +148,18 @@ def main() -> None:
     generator = RecordingGenerator.from_pretrained(
         "alanine-dipeptide", reference.topology, options.device
     )
-    move = TBGMove(generator, options.proposals, batch_size=options.batch, seed=options.seed)
-    angles = run_chain(options, reference, move)
+    state = ThermodynamicState(reference.system, reference.temperature_K * unit.kelvin)
+    platform = cache.global_context_cache.platform
+    context = state.create_context(openmm.VerletIntegrator(1.0 * unit.femtosecond), platform)
+    thinned = ThinnedGenerator.from_pilot(
+        generator,
+        ReducedPotential(state, context),
+        options.keep,
+        np.random.default_rng(options.seed),
+        n=options.batch,
+    )
+    move = TBGMove(thinned, options.proposals, batch_size=options.batch, seed=options.seed)
+    angles = run_chain(options, reference, state, move)
     print(move.summary())
     report_populations(angles)
     draw(angles, np.concatenate(generator.angles), options.picture)

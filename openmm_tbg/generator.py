@@ -12,7 +12,7 @@ from .arrays import Cause, Positions, Scalars
 from .checkpoint import ModelCard, TrainedModel, file_sha256
 from .filters import Screened, TopologyFilter
 from .flow import ContinuousFlow, LogProbError, Positions64, Rows, Scalars64
-from .models import find_model
+from .models import find_model, registered_models
 from .molecule import Molecule
 from .proposals import LogKeep, Proposals
 
@@ -189,9 +189,15 @@ def load_generator(reference: str, sha256: str) -> BoltzmannGenerator:
     """The generator that a stored run refers to, on the GPU where there is one.
 
     Raises:
-        ValueError: if the registered model is not there.
-        RuntimeError: if the file is not there, or is not the one of the stored run.
+        ValueError: if the file of the registered model is missing or altered.
+        RuntimeError: if `reference` names no registered model, the file is not there, or it is not
+            the one of the stored run.
     """
+    if not Path(reference).is_absolute() and reference not in registered_models():
+        raise RuntimeError(
+            f"the stored run used the generator {reference!r}, which no file holds: build it again "
+            "as for that run, and give it to openmm_tbg.move.register_generator first"
+        )
     path = Path(reference) if Path(reference).is_absolute() else find_model(reference)
     if not path.exists():
         raise RuntimeError(f"the model of the stored run is missing at {path}: put it back there")

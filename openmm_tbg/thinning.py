@@ -50,11 +50,12 @@ class ThinnedGenerator:
     *every* target; it saves most where the target is that of `potential`. log q of its rows is
     $\log q + \log r$; rows that were dropped have the cause `Cause.THINNED`.
 
-    A stored run cannot load it from its file: build it again and call `register_generator`.
+    A stored run cannot load it: build it again and call `move.register_generator` with it first.
 
     Args:
         generator: What draws the proposals.
-        potential: Reduced potential by which weights are estimated.
+        potential: Reduced potential by which weights are estimated, in a Context of its own: r must
+            stay the same function of the configuration.
         log_weight_threshold: $\log c$, in the units of $-u - \log q$; see `from_pilot`.
 
     Raises:
@@ -140,8 +141,8 @@ class ThinnedGenerator:
 
     @property
     def reference(self) -> str:
-        """The generator's, with a mark: no file holds the potential and the threshold."""
-        return f"thinned {self.generator.reference}"
+        """The generator's with a mark, since no file holds the potential and the threshold."""
+        return f"{self.generator.reference} (thinned)"
 
     @property
     def sha256(self) -> str:

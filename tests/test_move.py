@@ -499,7 +499,7 @@ def test_statistics_can_be_set() -> None:
     counts = dict.fromkeys(move.statistics, 3) | {"seconds": 1.5}
     move.statistics = counts
     assert move.statistics == counts
-    assert len(move.statistics) == 13
+    assert len(move.statistics) == 14
 
 
 def test_replica_exchange_counts_each_state_and_shares_no_proposal(

@@ -16,6 +16,7 @@ from openmmtools.states import ThermodynamicState
 from oracles import FRAME, WIDTH_NM, GaussianGenerator, harmonic_state
 from test_move import assert_harmonic, hmc, trajectory
 
+from openmm_tbg import move as move_module
 from openmm_tbg.arrays import Cause, Positions, Scalars
 from openmm_tbg.generator import BoltzmannGenerator
 from openmm_tbg.metropolis import KERNELS, log_weights
@@ -209,6 +210,19 @@ def test_its_digest_tells_model_potential_and_threshold_apart() -> None:
         for threshold in (0.0, 1.0)
     }
     assert len(digests) == 8
+
+
+def test_a_restored_move_asks_for_what_no_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = thinned_gaussian()
+    stored = TBGMove(generator, n_proposals=2, seed=5).__getstate__()
+    monkeypatch.setattr(move_module, "_GENERATORS", {})
+    monkeypatch.setattr(move_module, "_POOLS", {})
+    move = TBGMove.__new__(TBGMove)
+    move.__setstate__(stored)
+    with pytest.raises(RuntimeError, match=r"'toy \(thinned\)', which no file holds: build it"):
+        _ = move.generator
+    move_module.register_generator(thinned_gaussian())
+    assert move.generator.sha256 == generator.sha256
 
 
 def test_bad_arguments_are_refused() -> None:
