@@ -1,6 +1,6 @@
 """At which times a flow goes wrong: its samples when it starts late, from noised true frames.
 
-    python benchmarks/late_starts.py --model alanine-dipeptide --frames held_out --out late_starts.json
+    python benchmarks/late_starts.py --frames held_out --out late_starts.json
 
 From t0 on the flow is integrated from (1 - t0) x0 + t0 x1 with frames x1 of the target. A perfect
 flow gives the target whatever t0 is; the excess energy by terms of the force field that a start at
