@@ -12,10 +12,15 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_there_is_something_to_run() -> None:
-    assert len(BLOCKS) == 1
+    assert len(BLOCKS) == 2
 
 
 def test_the_code_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
-    exec(compile(BLOCKS[0], "README.md", "exec"), names)
+    for block in BLOCKS:  # each goes on where the one before it ended
+        exec(compile(block, "README.md", "exec"), names)
     assert "proposals               4" in capsys.readouterr().out
+    move, sampler = names["move"], names["sampler"]
+    move.apply(sampler.thermodynamic_state, sampler.sampler_state)
+    assert move.statistics["n_proposed"] == 4
+    assert move.generator is names["thinned"]
