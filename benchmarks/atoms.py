@@ -31,7 +31,8 @@ from openmm_tbg.encoding import encode_full
 from openmm_tbg.fields.architecture import DenoiserArchitecture
 from openmm_tbg.fields.egnn import EGNN
 from openmm_tbg.fields.geometry import ReferenceGeometry
-from openmm_tbg.flow import ContinuousFlow, TimeGrid
+from openmm_tbg.flow import ContinuousFlow
+from openmm_tbg.grid import TimeGrid
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.prior import MeanFreeGaussian
 

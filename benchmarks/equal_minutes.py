@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from likelihood import machine
 from openmm_tbg.checkpoint import TrainedModel
 from openmm_tbg.fields.architecture import EGNNArchitecture
 from openmm_tbg.filters import TopologyFilter
-from openmm_tbg.flow import ContinuousFlow, TimeGrid
+from openmm_tbg.grid import TimeGrid
 from openmm_tbg.reference import alanine_dipeptide
 
 N_SAMPLES = 96
@@ -40,7 +41,7 @@ def row_of(path: Path, rows: FrameRows, seed: int) -> dict[str, object]:
     model = TrainedModel.load(path)
     is_egnn = isinstance(model.architecture, EGNNArchitecture)
     grid = TimeGrid(24, 2, 0.01) if is_egnn else TimeGrid(40, 1, 0.1)
-    flow = ContinuousFlow(model.flow().field, model.flow().prior, grid)
+    flow = replace(model, grid=grid).flow()
     sees_hand = model.architecture.sees_hand(model.geometry)
     screen = TopologyFilter(model.molecule, model.encoding.labels, density_sees_hand=sees_hand)
 

@@ -16,27 +16,28 @@ from pathlib import Path
 import numpy as np
 import openmm
 import torch
-from evaluate_alanine import FrameRows
+from evaluate_alanine import FrameRows, load_model
 from likelihood import machine
+from openmm import unit
 from torchdiffeq import odeint
 
-from openmm_tbg.checkpoint import TrainedModel
 from openmm_tbg.filters import TopologyFilter
-from openmm_tbg.flow import TimeGrid
-from openmm_tbg.models import find_model
+from openmm_tbg.grid import TimeGrid
 from openmm_tbg.reference import alanine_dipeptide
 
 STARTS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 STEPS = 80
 CHUNK = 64
-KT_KJ_PER_MOL = 0.00831446262 * 300
 
 
 class Terms:
     """Energies in kT by the forces of the System."""
 
     def __init__(self) -> None:
-        system = alanine_dipeptide().system
+        reference = alanine_dipeptide()
+        kT = unit.MOLAR_GAS_CONSTANT_R * reference.temperature_K * unit.kelvin
+        self._kT_kJ_per_mol = kT.value_in_unit(unit.kilojoule_per_mole)
+        system = reference.system
         forces = system.getForces()
         for group, force in enumerate(forces):
             force.setForceGroup(group)
@@ -50,7 +51,7 @@ class Terms:
             self._context.setPositions(frame)
             for group, name in enumerate(self.names):
                 state = self._context.getState(energy=True, groups={group})
-                found[name].append(state.getPotentialEnergy()._value / KT_KJ_PER_MOL)
+                found[name].append(state.getPotentialEnergy()._value / self._kT_kJ_per_mol)
         return {name: np.array(values) for name, values in found.items()}
 
 
@@ -77,10 +78,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    path = Path(options.model) if Path(options.model).suffix else find_model(options.model)
-    model = TrainedModel.load(path)
-    flow, terms = model.flow(), Terms()
-    screen = TopologyFilter(model.molecule, model.encoding.labels, density_sees_hand=True)
+    generator, terms = load_model(options.model, alanine_dipeptide(), "cpu"), Terms()
+    flow, labels = generator.flow, generator.model.encoding.labels
+    screen = TopologyFilter(generator.molecule, labels, density_sees_hand=True)
     frames = FrameRows.load(options.frames).of_target(options.n, np.random.default_rng(0))
     frames -= frames.mean(axis=1, keepdims=True)
     true = terms(frames)
@@ -104,7 +104,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     quartiles = np.percentile(np.sum(list(true.values()), axis=0), [25, 50, 75]).tolist()
     if options.out:
-        record = {"machine": machine(), "model": path.stem, "n": options.n, "rows": rows}
+        record = {"machine": machine(), "model": generator.sha256, "n": options.n, "rows": rows}
         record["energy_quartiles_of_the_frames_kT"] = quartiles
         options.out.write_text(json.dumps(record, indent=1) + "\n")
 

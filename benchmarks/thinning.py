@@ -16,13 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import openmm
 import torch
+from evaluate_alanine import load_model, reduced_potential
 from likelihood import machine
-from openmm import unit
-from openmmtools.states import ThermodynamicState
 
-from openmm_tbg import BoltzmannGenerator, ReducedPotential, ThinnedGenerator
+from openmm_tbg import ThinnedGenerator
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.reference import alanine_dipeptide
 
@@ -34,16 +32,16 @@ def timed(generator, n: int, seed: int):
     return proposals, (time.perf_counter() - started) / n
 
 
-def log_keeps(plain, kinds, positions_nm) -> list[np.ndarray]:
-    """log r of each kind, all from one evaluation of the estimates."""
-    found: list[list[np.ndarray]] = []
+def log_keeps(plain, kinds, positions_nm) -> np.ndarray:
+    """log r, a row for each kind, all from one evaluation of the estimates."""
+    found = []
 
     def look(positions, log_q_estimate):
         found.append([kind.log_keep(positions, log_q_estimate) for kind in kinds])
         return np.zeros(len(positions))
 
     plain.evaluate(positions_nm, look)
-    return found[0]
+    return np.array(found[0])
 
 
 def main() -> None:
@@ -56,48 +54,40 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     reference = alanine_dipeptide()
-    state = ThermodynamicState(reference.system, reference.temperature_K * unit.kelvin)
-    platform = openmm.Platform.getPlatformByName("Reference")
-    context = state.create_context(openmm.VerletIntegrator(0.001), platform)
-    potential = ReducedPotential(state, context)
-    plain = BoltzmannGenerator.from_pretrained(
-        "alanine-dipeptide", reference.topology, options.device
-    )
+    potential = reduced_potential(reference)
+    plain = load_model("alanine-dipeptide", reference, options.device)
     rng = np.random.default_rng(0)
     kinds = [
         ThinnedGenerator.from_pilot(plain, potential, s, rng, options.batch) for s in options.shares
     ]
-    seconds = {"all": [], **{str(share): [] for share in options.shares}}
-    log_w, log_keep, passing = [], {str(share): [] for share in options.shares}, []
+    seconds, seconds_thinned = [], [[] for _ in kinds]
+    log_w, log_r, passing = [], [], []
     for seed in range(options.batches):
         proposals, took = timed(plain, options.batch, seed)
-        seconds["all"].append(took)
+        seconds.append(took)
         inside = proposals[proposals.passes]
         u = potential(inside.positions_nm)
         log_w.append(log_weights(u, inside.log_q, inside.passes))
         passing.append(len(inside) / len(proposals))
-        for share, thinned in zip(options.shares, kinds, strict=True):
-            _, took = timed(thinned, options.batch, seed)
-            seconds[str(share)].append(took)
-        for share, log_r in zip(
-            options.shares, log_keeps(plain, kinds, inside.positions_nm), strict=True
-        ):
-            log_keep[str(share)].append(log_r)
+        for thinned, times in zip(kinds, seconds_thinned, strict=True):
+            times.append(timed(thinned, options.batch, seed)[1])
+        log_r.append(log_keeps(plain, kinds, inside.positions_nm))
     log_w = np.concatenate(log_w)
     w = np.exp(log_w - log_w.max())
     n = options.batch * options.batches
-    whole = float(np.median(seconds["all"]))
+    whole = float(np.median(seconds))
     rows = []
-    for share in map(str, options.shares):
-        r = np.exp(np.concatenate(log_keep[share]))
+    for share, times, r in zip(
+        options.shares, seconds_thinned, np.exp(np.concatenate(log_r, axis=1)), strict=True
+    ):
         left = float(np.square(w).sum() / (np.square(w)[r > 0] / r[r > 0]).sum())
-        took = float(np.median(seconds[share]))
+        took = float(np.median(times))
         rows.append(
             {
-                "share_asked": float(share),
+                "share_asked": share,
                 "share_kept": float(r.sum() / n),
                 "seconds": took,
-                "seconds_range": [min(seconds[share]), max(seconds[share])],
+                "seconds_range": [min(times), max(times)],
                 "ess_left": left,
                 "effective_sample_costs_less_by": whole / took * left,
             }
@@ -109,7 +99,7 @@ def main() -> None:
         "passing": float(np.mean(passing)),
         "ess": float(w.sum() ** 2 / np.square(w).sum() / n),
         "seconds_all": whole,
-        "seconds_all_range": [min(seconds["all"]), max(seconds["all"])],
+        "seconds_all_range": [min(seconds), max(seconds)],
         "rows": rows,
     }
     print(json.dumps(record, indent=1))

@@ -25,8 +25,8 @@ from openmm_tbg.checkpoint import ModelCard, TrainedModel
 from openmm_tbg.encoding import encode_backbone, encode_full
 from openmm_tbg.fields.architecture import DenoiserArchitecture, EGNNArchitecture
 from openmm_tbg.fields.geometry import ReferenceGeometry
-from openmm_tbg.flow import TimeGrid
 from openmm_tbg.frames import Frames, load_frames
+from openmm_tbg.grid import TimeGrid
 from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.reference import ALANINE_RAMACHANDRAN, alanine_dipeptide

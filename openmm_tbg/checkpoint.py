@@ -19,7 +19,8 @@ from .fields.architecture import Architecture, describe, from_description
 from .fields.denoiser import Denoiser
 from .fields.egnn import EGNN
 from .fields.geometry import ReferenceGeometry
-from .flow import ContinuousFlow, TimeGrid
+from .flow import ContinuousFlow
+from .grid import TimeGrid
 from .molecule import Molecule
 
 METADATA_KEY = "openmm_tbg"

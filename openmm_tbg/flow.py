@@ -12,7 +12,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from .fields.protocol import VectorField
-from .grid import TimeGrid as TimeGrid
+from .grid import TimeGrid
 from .prior import MeanFreeGaussian
 
 Positions64 = Float64[Tensor, "batch atoms 3"]
@@ -121,7 +121,8 @@ class ContinuousFlow:
             ValueError: if `n` is below 1.
 
         Example:
-            >>> from openmm_tbg.flow import ContinuousFlow, TimeGrid
+            >>> from openmm_tbg.flow import ContinuousFlow
+            >>> from openmm_tbg.grid import TimeGrid
             >>> class Still:
             ...     bytes_per_divergence = 1
             ...     def velocity(self, t, x): return 0 * x

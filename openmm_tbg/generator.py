@@ -117,8 +117,7 @@ class BoltzmannGenerator:
             ValueError: if `n` is below 1.
         """
         noise = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        log_uniform = np.zeros(0) if log_keep is None else -rng.exponential(size=n)
-        draw = _Draw(self._filter, log_keep, log_uniform)
+        draw = _Draw(self._filter, log_keep, rng)
         samples = self.flow.sample_with_log_prob(n, noise, draw.passes, draw.keeps)
         return draw.proposals(samples.log_q.cpu().numpy())
 
@@ -154,9 +153,9 @@ class _Draw:
     """What becomes of the rows of one draw, chunk by chunk as the flow asks."""
 
     def __init__(
-        self, filter: TopologyFilter, log_keep: LogKeep | None, log_uniform: Scalars
+        self, filter: TopologyFilter, log_keep: LogKeep | None, rng: np.random.Generator
     ) -> None:
-        self._filter, self._log_keep, self._log_uniform = filter, log_keep, log_uniform
+        self._filter, self._log_keep, self._rng = filter, log_keep, rng
         self._screened: list[Screened] = []
         self._log_kept: list[Scalars] = []
 
@@ -168,12 +167,11 @@ class _Draw:
 
     def keeps(self, positions_nm: Positions64, log_q_estimate: Scalars64) -> Rows:
         screened, log_kept = self._screened[-1], self._log_kept[-1]
-        rows = screened.passes
-        if self._log_keep is not None and rows.any():
+        if self._log_keep is not None:
+            rows = screened.passes
+            log_uniform = -self._rng.exponential(size=len(rows))
             estimate = log_q_estimate.cpu().numpy()[rows] + self._filter.log_fold
             log_kept[rows] = self._log_keep(screened.positions_nm[rows], estimate)
-            n_before = sum(map(len, self._log_kept[:-1]))
-            log_uniform = self._log_uniform[n_before : n_before + len(rows)]
             screened.cause[rows & (log_uniform > log_kept)] = Cause.THINNED
         return torch.from_numpy(screened.passes).to(positions_nm.device)
 

@@ -93,7 +93,8 @@ class ThinnedGenerator:
             potential: Reduced potential by which weights are estimated.
             share: Mean of r over all proposals; those that fail a filter count as dropped.
             rng: Source of the pilot's proposals, which are used for nothing else.
-            n: Number of proposals in the pilot; none gets an exact density.
+            n: Number of proposals in the pilot; none gets an exact density. Of a handful the threshold
+                may come out so high that most of the effective sample size is lost.
 
         Raises:
             ValueError: `share` is not between 0 and 1, or no proposal of the pilot passes.
@@ -121,11 +122,11 @@ class ThinnedGenerator:
         found: list[Scalars] = []
 
         def look(positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
-            found.append(-potential(positions_nm) - log_q_estimate)
+            found.append(_log_weights(potential, positions_nm, log_q_estimate))
             return np.full(len(positions_nm), -np.inf)
 
         generator.propose(n, rng, look)
-        estimates = np.concatenate([*found, np.empty(0)])
+        estimates = np.concatenate(found)
         estimates = estimates[np.isfinite(estimates)]
         if len(estimates) == 0:
             raise ValueError(
@@ -160,10 +161,18 @@ class ThinnedGenerator:
 
     def log_keep(self, positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
         """log r of configurations in nm, from estimates of log q."""
-        estimate = -self._potential(positions_nm) - log_q_estimate
-        log_r: Scalars = np.minimum(0.0, estimate - self.log_weight_threshold)
+        estimates = _log_weights(self._potential, positions_nm, log_q_estimate)
+        log_r: Scalars = np.minimum(0.0, estimates - self.log_weight_threshold)
         # Without a finite energy the row is worth nothing, and whoever uses it says why.
         return np.where(np.isfinite(log_r), log_r, 0.0)
+
+
+def _log_weights(
+    potential: ReducedPotential, positions_nm: Positions, log_q_estimate: Scalars
+) -> Scalars:
+    r"""$\log \tilde w = -u - \log \tilde q$; not finite without a finite energy."""
+    estimates: Scalars = -potential(positions_nm) - log_q_estimate
+    return estimates
 
 
 def _threshold(log_weights: Scalars, n_kept: float) -> float:

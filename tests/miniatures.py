@@ -21,7 +21,7 @@ from openmm_tbg.fields.architecture import DenoiserArchitecture
 from openmm_tbg.fields.denoiser import Denoiser
 from openmm_tbg.fields.egnn import EGNN
 from openmm_tbg.fields.geometry import ReferenceGeometry
-from openmm_tbg.flow import TimeGrid
+from openmm_tbg.grid import TimeGrid
 from openmm_tbg.prior import MeanFreeGaussian
 from openmm_tbg.training import (
     MoleculeFrames,

@@ -12,7 +12,7 @@ from openmmtools.states import SamplerState, ThermodynamicState
 from pymbar.timeseries import statistical_inefficiency
 
 from openmm_tbg import BoltzmannGenerator, Proposals, TBGMove
-from openmm_tbg.flow import TimeGrid
+from openmm_tbg.grid import TimeGrid
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.reference import ALANINE_PHI, ALANINE_PSI, alanine_dipeptide

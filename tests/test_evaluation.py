@@ -361,6 +361,13 @@ def test_too_few_usable_proposals_are_refused_with_their_causes() -> None:
         evaluate(scored, frames(), seeds=(1,))
 
 
+def test_thinned_proposals_are_refused() -> None:
+    scored = draw_scored(wide(), potential, 10, 1, batch=10)
+    scored.cause[3] = Cause.THINNED
+    with pytest.raises(ValueError, match="no fair sample of the flow's: score those of the gen"):
+        evaluate(scored, frames(), seeds=(1,))
+
+
 def test_frames_that_cannot_be_measured_against_are_refused() -> None:
     good = frames(10)
     with pytest.raises(ValueError, match="equally many"):

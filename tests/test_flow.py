@@ -25,7 +25,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from openmm_tbg.fields.protocol import VectorField
-from openmm_tbg.flow import ContinuousFlow, TimeGrid, reference_log_prob
+from openmm_tbg.flow import ContinuousFlow, reference_log_prob
+from openmm_tbg.grid import TimeGrid
 from openmm_tbg.prior import MeanFreeGaussian
 
 FINE = TimeGrid(nodes=24, steps=3, epsilon=1.0)

@@ -19,8 +19,9 @@ import openmm_tbg
 from openmm_tbg import models
 from openmm_tbg.arrays import Cause, Positions
 from openmm_tbg.checkpoint import TrainedModel, file_sha256
-from openmm_tbg.flow import ContinuousFlow, TimeGrid
+from openmm_tbg.flow import ContinuousFlow
 from openmm_tbg.generator import BoltzmannGenerator, load_generator
+from openmm_tbg.grid import TimeGrid
 from openmm_tbg.models import find_model, registered_models
 from openmm_tbg.proposals import ProposalGenerator, Proposals
 

@@ -69,7 +69,7 @@ def evaluate(
         >>> print(f"{evaluate(scored, dynamics, seeds=(0,)).effective_sample_size:.0%}")
         100% +- 0%
     """
-    _require_enough(scored)
+    _require_usable(scored)
     if not length_scale > 0:
         raise ValueError(f"length_scale is {length_scale}: give a factor above zero")
     log_weights = scored.log_weights
@@ -175,7 +175,7 @@ def negative_log_likelihood(
     return Estimate(float(-known.mean()) + dimensions * math.log(length_scale), error)
 
 
-def _require_enough(scored: ScoredProposals) -> None:
+def _require_usable(scored: ScoredProposals) -> None:
     if (scored.cause == Cause.THINNED).any():
         raise ValueError(
             "scored holds thinned proposals, whose energies are no fair sample of the flow's: "
