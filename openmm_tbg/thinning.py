@@ -93,8 +93,8 @@ class ThinnedGenerator:
             potential: Reduced potential by which weights are estimated.
             share: Mean of r over all proposals; those that fail a filter count as dropped.
             rng: Source of the pilot's proposals, which are used for nothing else.
-            n: Number of proposals in the pilot; none gets an exact density. Of a handful the threshold
-                may come out so high that most of the effective sample size is lost.
+            n: Number of proposals in the pilot; none gets an exact density. From a handful the
+                threshold may come out so high that most of the effective sample size is lost.
 
         Raises:
             ValueError: `share` is not between 0 and 1, or no proposal of the pilot passes.
