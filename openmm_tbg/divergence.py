@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -11,6 +12,9 @@ from torch import Tensor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """A field: a time () and positions (batch, atoms, 3) to velocities of that shape, row by row."""
+
+# The levels of torch's forward mode belong to the process, not to the thread.
+_FORWARD_MODE = threading.Lock()
 
 
 def velocity_and_divergence(
@@ -44,5 +48,6 @@ def velocity_and_divergence(
     directions = torch.eye(3 * n_atoms, dtype=x.dtype, device=x.device).view(-1, n_atoms, 3)
     # None: the velocity is the same along every direction (torch's annotation does not know it).
     out_dims = (None, 0)
-    v, diagonal = torch.func.vmap(along, out_dims=out_dims)(directions)  # type: ignore[arg-type]
+    with _FORWARD_MODE:
+        v, diagonal = torch.func.vmap(along, out_dims=out_dims)(directions)  # type: ignore[arg-type]
     return v, diagonal.sum(dim=0)

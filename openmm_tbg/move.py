@@ -20,7 +20,7 @@ from .potential import ReducedPotential, require_supported
 from .proposals import ProposalGenerator, ProposalPool, Proposals
 from .tally import MoveSummary, Tally
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 # openmmtools copies a move for each thermodynamic state and again at each iteration, through
 # __getstate__ and __setstate__ only. What copies share lives here for the whole process.
@@ -56,6 +56,8 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
         n_proposals: Proposals for each application.
         kernel: "metropolis" or "multiple".
         batch_size: Proposals that the generator draws at a time; `n_proposals` if None.
+        batches_ahead: Batches to draw in a thread while the chain goes on, as `ProposalPool` says:
+            1 where the generator has a GPU or a core of its own.
         seed: Seed of all randomness; None takes entropy from the operating system. Copies of the
             move share its randomness but never see the same numbers.
 
@@ -78,6 +80,7 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
         kernel: str = "metropolis",
         batch_size: int | None = None,
         seed: int | None = None,
+        batches_ahead: int = 0,
     ) -> None:
         super().__init__()
         if n_proposals < 1:
@@ -88,12 +91,13 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
         self.kernel = kernel
         self.batch_size = self.n_proposals if batch_size is None else int(batch_size)
         self.seed = None if seed is None else int(seed)
+        self.batches_ahead = int(batches_ahead)
         self._reference = generator.reference
         self._sha256 = generator.sha256
         self._pool_id = uuid.uuid4().hex
         self._tally = Tally()
         self._known: tuple[Frame, Proposals] | None = None
-        _POOLS[self._pool_id] = ProposalPool(generator, self.batch_size, self.seed)
+        _POOLS[self._pool_id] = self._new_pool(generator)
         register_generator(generator)
 
     @property
@@ -188,9 +192,12 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
     def _pool(self) -> ProposalPool:
         if self._pool_id not in _POOLS:
             generator = _find_generator(self._reference, self._sha256)
-            n_drawn = self._tally.n_proposed
-            _POOLS[self._pool_id] = ProposalPool(generator, self.batch_size, self.seed, n_drawn)
+            _POOLS[self._pool_id] = self._new_pool(generator)
         return _POOLS[self._pool_id]
+
+    def _new_pool(self, generator: ProposalGenerator) -> ProposalPool:
+        n_drawn = self._tally.n_proposed
+        return ProposalPool(generator, self.batch_size, self.seed, n_drawn, self.batches_ahead)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -202,6 +209,7 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
             "kernel": self.kernel,
             "batch_size": self.batch_size,
             "seed": self.seed,
+            "batches_ahead": self.batches_ahead,
             "statistics": self.statistics,
         }
 
@@ -219,6 +227,7 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
         self.kernel = state["kernel"]
         self.batch_size = state["batch_size"]
         self.seed = state["seed"]
+        self.batches_ahead = state["batches_ahead"]
         self.statistics = state["statistics"]
         self._known = None
 

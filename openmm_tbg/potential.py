@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 
 import numpy as np
 import openmm
@@ -57,7 +58,7 @@ class ReducedPotential:
 
     Args:
         thermodynamic_state: Temperature and System of the target.
-        context: A Context in that state; its positions are overwritten.
+        context: A Context in that state; its positions are overwritten. Threads take turns.
 
     Raises:
         ValueError: The temperature carries no unit.
@@ -78,6 +79,7 @@ class ReducedPotential:
             )
         self._thermodynamic_state = thermodynamic_state
         self._context = context
+        self._turn = threading.Lock()
 
     @property
     def sha256(self) -> str:
@@ -92,7 +94,9 @@ class ReducedPotential:
         Args:
             positions_nm: Configurations in nm.
         """
-        return np.array([self._of_one(positions) for positions in positions_nm], dtype=np.float64)
+        with self._turn:
+            found = [self._of_one(positions) for positions in positions_nm]
+        return np.array(found, dtype=np.float64)
 
     def _of_one(self, positions_nm: np.ndarray) -> float:
         # The CPU platform raises on coordinates that are NaN, others return NaN.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -111,9 +113,12 @@ class ProposalPool:
         seed: Seed of the proposals and streams; None takes entropy from the operating system.
         n_drawn: Proposals that an earlier process has used under this seed. Each number gives
             streams of its own, as does each MPI or SLURM rank.
+        batches_ahead: Batches that a thread of the pool's own draws while those before are used.
+            The same proposals come in the same order; the generator has to bear that `evaluate` is
+            called meanwhile, and Python ends no earlier than the batch being drawn.
 
     Raises:
-        ValueError: `batch_size`, or the number taken, is below 1.
+        ValueError: `batch_size`, or the number taken, is below 1, or `batches_ahead` below 0.
         RuntimeError: The generator did not return as many rows as it was asked for.
     """
 
@@ -123,28 +128,41 @@ class ProposalPool:
         batch_size: int,
         seed: int | None = None,
         n_drawn: int = 0,
+        batches_ahead: int = 0,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: draw at least one proposal at a time")
+        if batches_ahead < 0:
+            raise ValueError(f"batches_ahead is {batches_ahead}: give a number of batches, or 0")
         self.generator = generator
         self._batch_size = batch_size
         self._seeds = np.random.SeedSequence(seed, spawn_key=(n_drawn, _rank()))
         self._rng = self.spawn_rng()
-        self._ahead: list[Proposals] = []
+        self._drawn: list[Proposals] = []
+        self._coming: deque[Future[Proposals]] = deque()
+        self._batches_ahead = batches_ahead
+        self._drawer = ThreadPoolExecutor(1, "tbg-proposals") if batches_ahead else None
 
     def take(self, n: int) -> Proposals:
         """The next n proposals."""
         if n < 1:
             raise ValueError(f"cannot take {n} proposals: take at least one")
-        while sum(map(len, self._ahead)) < n:
-            self._ahead.append(self._draw())
-        drawn = Proposals.concatenate(self._ahead)
-        self._ahead = [drawn[n:]]
+        while sum(map(len, self._drawn)) < n:
+            self._drawn.append(self._next_batch())
+        drawn = Proposals.concatenate(self._drawn)
+        self._drawn = [drawn[n:]]
         return drawn[:n]
 
     def spawn_rng(self) -> np.random.Generator:
         """A new random stream, independent of all others."""
         return np.random.default_rng(self._seeds.spawn(1)[0])
+
+    def _next_batch(self) -> Proposals:
+        if self._drawer is None:
+            return self._draw()
+        while len(self._coming) <= self._batches_ahead:
+            self._coming.append(self._drawer.submit(self._draw))
+        return self._coming.popleft().result()
 
     def _draw(self) -> Proposals:
         batch = self.generator.propose(self._batch_size, self._rng)

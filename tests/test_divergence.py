@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
@@ -86,3 +88,13 @@ def test_evaluates_the_field_once(field: EGNN, x: Tensor) -> None:
 
     velocity_and_divergence(counted, T, x)
     assert calls == [(3, N_ATOMS, 3)]
+
+
+def test_threads_do_not_disturb_each_other(field: EGNN, x: Tensor) -> None:
+    alone = [field.velocity_and_divergence(T, x * scale)[1] for scale in (1.0, 2.0)] * 20
+    with ThreadPoolExecutor(2) as threads:
+        together = threads.map(
+            lambda scale: field.velocity_and_divergence(T, x * scale)[1], [1.0, 2.0] * 20
+        )
+        for expected, found in zip(alone, together, strict=True):
+            assert torch.equal(found, expected)

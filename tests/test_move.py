@@ -411,15 +411,16 @@ def test_copies_propose_different_configurations(
 def test_one_seed_gives_the_same_run_twice(
     kernel: str, state: ThermodynamicState, cache: ContextCache
 ) -> None:
-    def run(seed: int | None) -> tuple[np.ndarray, np.ndarray]:
-        move = TBGMove(shifted_and_narrow(), n_proposals=3, kernel=kernel, seed=seed)
+    def run(seed: int | None, ahead: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        move = TBGMove(shifted_and_narrow(), 3, kernel, seed=seed, batches_ahead=ahead)
         current = sampler_state(velocities=False)
         for _ in range(10):
             move.apply(state, current, context_cache=cache)
         return positions_nm(current), np.array(current.velocities._value)
 
-    for first, second in zip(run(13), run(13), strict=True):
+    for first, second, ahead in zip(run(13), run(13), run(13, ahead=2), strict=True):
         np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(first, ahead)
     for other in (run(14), run(None), run(None)):
         assert not np.any(run(13)[0] == other[0])
         assert not np.any(run(13)[1] == other[1])
@@ -490,7 +491,7 @@ def test_a_new_process_loads_the_generator_once_and_late(
 
 def test_a_state_of_another_version_is_refused() -> None:
     stored = TBGMove(GaussianGenerator()).__getstate__()
-    with pytest.raises(RuntimeError, match="has version 99, this openmm_tbg reads 1"):
+    with pytest.raises(RuntimeError, match="has version 99, this openmm_tbg reads 2"):
         TBGMove.__new__(TBGMove).__setstate__(stored | {"version": 99})
 
 
@@ -535,6 +536,7 @@ def test_arguments_out_of_range_are_refused() -> None:
     for arguments, message in (
         ({"n_proposals": 0}, "n_proposals is 0: propose at least one"),
         ({"batch_size": 0}, "batch_size is 0: draw at least one"),
+        ({"batches_ahead": -1}, "batches_ahead is -1: give a number"),
         ({"kernel": "gibbs"}, "'gibbs' is unknown: choose one of metropolis, multiple"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import openmm
 import pytest
@@ -51,6 +53,16 @@ def test_a_batch_equals_single_evaluations(platform: str) -> None:
         assert u == pytest.approx(
             alone.getState(getEnergy=True).getPotentialEnergy() / kt, rel=1e-10
         )
+
+
+def test_threads_take_turns() -> None:
+    state = harmonic_state(harmonic_system())
+    potential = ReducedPotential(state, context_of(state, "CPU"))
+    batches = [frames(200) * scale for scale in (1.0, 1.1)]
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(potential, batches * 5))
+    for u, batch in zip(found, batches * 5, strict=True):
+        np.testing.assert_array_equal(u, potential(batch))
 
 
 @pytest.mark.parametrize("platform", ["Reference", "CPU"])

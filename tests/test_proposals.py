@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -72,6 +73,46 @@ def test_each_proposal_is_handed_out_once_and_in_order() -> None:
     assert generator.batches == [4] * 4
 
 
+@pytest.mark.parametrize("batches_ahead", [1, 3])
+def test_batches_drawn_ahead_are_the_same_in_the_same_order(batches_ahead: int) -> None:
+    pools = [ProposalPool(GaussianGenerator(), 4, 5, batches_ahead=n) for n in (0, batches_ahead)]
+    for n in (1, 9, 2):
+        at_once, ahead = (pool.take(n) for pool in pools)
+        np.testing.assert_array_equal(at_once.positions_nm, ahead.positions_nm)
+        np.testing.assert_array_equal(at_once.log_q, ahead.log_q)
+
+
+def test_the_next_batch_is_drawn_while_the_last_is_used() -> None:
+    in_the_second = threading.Event()
+    used = threading.Event()
+
+    class Waits(Counting):
+        def propose(self, n: int, rng: np.random.Generator) -> Proposals:
+            if self.batches:
+                in_the_second.set()
+                assert used.wait(timeout=60)
+            return super().propose(n, rng)
+
+    pool = ProposalPool(Waits(), batch_size=2, batches_ahead=1)
+    assert_rows(pool.take(2), [0, 1])
+    assert in_the_second.wait(timeout=60)
+    used.set()
+    assert_rows(pool.take(2), [2, 3])
+
+
+def test_an_error_in_a_batch_ahead_reaches_who_takes_it() -> None:
+    class Fails(Counting):
+        def propose(self, n: int, rng: np.random.Generator) -> Proposals:
+            if self.batches:
+                raise FloatingPointError("in the second batch")
+            return super().propose(n, rng)
+
+    pool = ProposalPool(Fails(), batch_size=2, batches_ahead=1)
+    assert_rows(pool.take(2), [0, 1])
+    with pytest.raises(FloatingPointError, match="in the second batch"):
+        pool.take(1)
+
+
 def test_one_seed_determines_proposals_and_streams() -> None:
     first, second = (ProposalPool(GaussianGenerator(), 8, seed=5) for _ in range(2))
     for _ in range(3):
@@ -106,6 +147,8 @@ def test_nothing_cannot_be_drawn(n: int) -> None:
         ProposalPool(GaussianGenerator(), n)
     with pytest.raises(ValueError, match=f"cannot take {n} proposals"):
         ProposalPool(GaussianGenerator(), 1).take(n)
+    with pytest.raises(ValueError, match="batches_ahead is -1: give a number"):
+        ProposalPool(GaussianGenerator(), 1, batches_ahead=-1)
 
 
 def test_a_generator_that_drops_rows_is_refused() -> None:
