@@ -11,7 +11,6 @@ divergence is timed, dopri5 takes some hundred of them a sample.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import resource
 import statistics
@@ -22,10 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from likelihood import ReverseMode, machine
-from openmm import app
-from rdkit import Chem
-from rdkit.Chem.rdDistGeom import EmbedMolecule
+from likelihood import ReverseMode, machine, molecule_of
 
 from openmm_tbg.encoding import encode_full
 from openmm_tbg.fields.architecture import DenoiserArchitecture
@@ -33,20 +29,10 @@ from openmm_tbg.fields.egnn import EGNN
 from openmm_tbg.fields.geometry import ReferenceGeometry
 from openmm_tbg.flow import ContinuousFlow
 from openmm_tbg.grid import TimeGrid
-from openmm_tbg.molecule import Molecule
 from openmm_tbg.prior import MeanFreeGaussian
 
 SEQUENCES = ("G", "GG", "AA", "SV", "VT", "KL", "WW", "WWG")
 GRID = TimeGrid(nodes=40, steps=1, epsilon=0.1)
-
-
-def molecule_of(sequence: str) -> tuple[Molecule, np.ndarray]:
-    """The peptide with its atoms where RDKit puts them, nm."""
-    whole = Chem.AddHs(Chem.MolFromSequence(sequence), addResidueInfo=True)
-    assert EmbedMolecule(whole, randomSeed=1) == 0
-    pdb = app.PDBFile(io.StringIO(Chem.MolToPDBBlock(whole)))
-    positions_nm = np.array(pdb.getPositions(asNumpy=True)._value)
-    return Molecule.from_topology(pdb.topology, positions_nm), positions_nm
 
 
 def measured(work, repeats: int) -> list[float]:

@@ -18,18 +18,22 @@ _FORWARD_MODE = threading.Lock()
 
 
 def velocity_and_divergence(
-    velocity: Velocity, t: Float[Tensor, ""], x: Float[Tensor, "batch atoms 3"]
+    velocity: Velocity,
+    t: Float[Tensor, ""],
+    x: Float[Tensor, "batch atoms 3"],
+    directions_at_once: int | None = None,
 ) -> tuple[Float[Tensor, "batch atoms 3"], Float[Tensor, " batch"]]:
     r"""Velocity and its exact divergence, sum_k dv_k / dx_k over all 3N coordinates of a row.
 
-    The 3N directional derivatives are carried through the field together, along one evaluation of
-    the velocity itself: the work of 3N + 1 evaluations, and 3N times the memory of one. No row may
-    depend on another.
+    Directional derivatives are carried through the field together, along one evaluation of the
+    velocity itself: all 3N of them in the work of 3N + 1 evaluations and 3N times the memory of
+    one, or a few at a time in less memory. No row may depend on another.
 
     Args:
         velocity: the field, of time and positions alone.
         t: time, shape ().
         x: positions, shape (batch, atoms, 3).
+        directions_at_once: how many of the 3N directions go together; None: all.
 
     Returns:
         The velocity, shape (batch, atoms, 3), and its divergence, shape (batch,).
@@ -46,8 +50,10 @@ def velocity_and_divergence(
 
     _, n_atoms, _ = x.shape
     directions = torch.eye(3 * n_atoms, dtype=x.dtype, device=x.device).view(-1, n_atoms, 3)
-    # None: the velocity is the same along every direction (torch's annotation does not know it).
-    out_dims = (None, 0)
-    with _FORWARD_MODE:
-        v, diagonal = torch.func.vmap(along, out_dims=out_dims)(directions)  # type: ignore[arg-type]
-    return v, diagonal.sum(dim=0)
+    divergence = torch.zeros_like(x[:, 0, 0])
+    for part in torch.split(directions, directions_at_once or len(directions)):
+        with _FORWARD_MODE:
+            # None: the velocity is the same along every direction (torch's annotation lacks it).
+            v, diagonal = torch.func.vmap(along, out_dims=(None, 0))(part)  # type: ignore[arg-type]
+        divergence = divergence + diagonal.sum(dim=0)
+    return v, divergence

@@ -79,6 +79,15 @@ def test_removing_the_mean_of_an_invariant_field_changes_nothing(x: Tensor) -> N
     torch.testing.assert_close(divergence, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("directions_at_once", [1, 4, 21, 100])
+def test_directions_a_few_at_a_time_give_the_same(
+    field: EGNN, x: Tensor, directions_at_once: int
+) -> None:
+    v, divergence = velocity_and_divergence(field.velocity, T, x, directions_at_once)
+    torch.testing.assert_close(v, field.velocity(T, x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(divergence, trace_of_jacobian(field, x), rtol=1e-9, atol=1e-9)
+
+
 def test_evaluates_the_field_once(field: EGNN, x: Tensor) -> None:
     calls = []
 

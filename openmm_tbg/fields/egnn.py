@@ -12,6 +12,7 @@ from .protocol import Batch, Scalar, Time
 
 COORDINATE_RANGE = 15.0
 PAIR_ARRAYS_AT_ONCE = 5
+PAIR_ARRAY_BYTES = 4 * 2**20  # larger ones leave the cache of a processor
 
 
 class EGNN(nn.Module):
@@ -72,9 +73,16 @@ class EGNN(nn.Module):
     @property
     def bytes_per_divergence(self) -> int:
         """Estimated working memory of `velocity_and_divergence` for one configuration."""
-        n_atoms = len(self.features)
-        pair_array = 3 * n_atoms * n_atoms**2 * self.hidden * self.features.element_size()
-        return PAIR_ARRAYS_AT_ONCE * pair_array
+        return PAIR_ARRAYS_AT_ONCE * self.directions_at_once * self._bytes_per_direction
+
+    @property
+    def directions_at_once(self) -> int:
+        """Directional derivatives that `velocity_and_divergence` carries together."""
+        return min(3 * len(self.features), max(1, PAIR_ARRAY_BYTES // self._bytes_per_direction))
+
+    @property
+    def _bytes_per_direction(self) -> int:
+        return len(self.features) ** 2 * self.hidden * self.features.element_size()
 
     def velocity(self, t: Time | Scalar, x: Batch) -> Batch:
         """The velocity of every atom, in nm per unit of time.
@@ -95,7 +103,7 @@ class EGNN(nn.Module):
 
     def velocity_and_divergence(self, t: Time, x: Batch) -> tuple[Batch, Scalar]:
         """The velocity and its exact divergence over all 3N coordinates."""
-        return velocity_and_divergence(self.velocity, t, x)
+        return velocity_and_divergence(self.velocity, t, x, self.directions_at_once)
 
 
 class EquivariantLayer(nn.Module):
