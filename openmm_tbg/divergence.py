@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""A field: a time () and positions (batch, atoms, 3) to velocities of that shape, row by row."""
+"""A field: time and positions (batch, atoms, 3) to velocities of that shape, row by row."""
 
 # The levels of torch's forward mode belong to the process, not to the thread.
 _FORWARD_MODE = threading.Lock()
@@ -19,7 +19,7 @@ _FORWARD_MODE = threading.Lock()
 
 def velocity_and_divergence(
     velocity: Velocity,
-    t: Float[Tensor, ""],
+    t: Float[Tensor, "*times"],
     x: Float[Tensor, "batch atoms 3"],
     directions_at_once: int | None = None,
 ) -> tuple[Float[Tensor, "batch atoms 3"], Float[Tensor, " batch"]]:
@@ -31,7 +31,7 @@ def velocity_and_divergence(
 
     Args:
         velocity: the field, of time and positions alone.
-        t: time, shape ().
+        t: time, shape () or (batch,), as the field takes it.
         x: positions, shape (batch, atoms, 3).
         directions_at_once: how many of the 3N directions go together; None: all.
 

@@ -204,10 +204,11 @@ class ContinuousFlow:
         divergences = torch.full_like(path[:, :, 0, 0], torch.nan)
 
         def evaluate(which: Tensor, rows: Rows) -> None:
-            for part in torch.split(rows.nonzero()[:, 0], self.chunk_size):
-                for node in which.tolist() if len(part) else ():
-                    _, found = self.field.velocity_and_divergence(times[node], path[node, part])
-                    divergences[node, part] = found
+            pairs = torch.cartesian_prod(which, rows.nonzero()[:, 0])
+            for part in torch.split(pairs, self.chunk_size) if len(pairs) else ():
+                node, row = part.T
+                _, found = self.field.velocity_and_divergence(times[node], path[node, row])
+                divergences[node, row] = found
 
         rows = torch.ones_like(log_prior, dtype=torch.bool) if passes is None else passes(end)
         evaluate(coarse, rows)

@@ -69,6 +69,16 @@ def test_divergence_is_the_trace_for_any_number_of_blocks(layers: int) -> None:
     assert_divergence_is_the_trace(random_denoiser(layers=layers), 0.7, positions())
 
 
+def test_one_time_for_all_or_one_for_each() -> None:
+    field, x = random_denoiser(CHIRAL), positions(CHIRAL)
+    times = torch.linspace(0.1, 0.9, len(x), dtype=torch.float64)
+    together = field.velocity_and_divergence(times, x)
+    for row, time in enumerate(times):
+        alone = field.velocity_and_divergence(time, x[row : row + 1])
+        for found, expected in zip(together, alone, strict=True):
+            torch.testing.assert_close(found[row : row + 1], expected, rtol=1e-11, atol=1e-11)
+
+
 def test_divergence_off_the_centre_is_the_same() -> None:
     field, x = random_denoiser(), positions()
     centred = field.velocity_and_divergence(at(0.6), x)[1]

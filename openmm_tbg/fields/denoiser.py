@@ -151,17 +151,17 @@ class Denoiser(nn.Module):
         centred: Tensor = motion - motion.mean(dim=1, keepdim=True)
         return centred
 
-    def velocity(self, t: Time, x: Batch) -> Batch:
+    def velocity(self, t: Time | Scalar, x: Batch) -> Batch:
         """The velocity of every atom, nm per unit of flow time."""
-        times, inside = t.to(self.root).reshape(1), x.to(self.root)
+        times, inside = t.to(self.root).reshape(-1), x.to(self.root)
         return self._velocity(times, inside, self.residual(times, inside)).to(x)
 
-    def velocity_and_divergence(self, t: Time, x: Batch) -> tuple[Batch, Scalar]:
+    def velocity_and_divergence(self, t: Time | Scalar, x: Batch) -> tuple[Batch, Scalar]:
         """The velocity and its exact divergence: 3N tangents carried forward beside the values."""
-        times, inside = t.to(self.root).reshape(1), x.to(self.root)
+        times, inside = t.to(self.root).reshape(-1), x.to(self.root)
         residual, trace = self._residual_and_trace(times, inside)
-        norm = self.distances.scales(times).norm[0, 0, 0]
-        drift = 3 * (x.shape[1] - 1) * (2 * times[0] - 1) / norm**2
+        norm = self.distances.scales(times).norm[:, 0, 0]
+        drift = 3 * (x.shape[1] - 1) * (2 * times - 1) / norm**2
         velocity = self._velocity(times, inside, residual)
         return velocity.to(x), (drift + trace / norm).to(x)
 
@@ -181,7 +181,8 @@ class Denoiser(nn.Module):
         """$F$ and the trace of its Jacobian in $z$; `_dot` marks tangents along the axes of $z$."""
         scales, h, embedding = self._start(t, x)
         norm = scales.norm[..., None]
-        y, y_dot = x / scales.norm, (self._axes(self.root) / norm).repeat(len(x), 1, 1, 1)
+        y = x / scales.norm
+        y_dot = (self._axes(self.root) / norm).expand(len(x), -1, -1, -1).contiguous()
         z, motion, motion_dot = self.inverse_root @ y, torch.zeros_like(y), torch.zeros_like(y_dot)
         h_dot: AtomTangents | None = None
         noisy: list[PairChannels] = []

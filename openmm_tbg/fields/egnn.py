@@ -101,7 +101,7 @@ class EGNN(nn.Module):
         v = moved - start
         return (v - v.mean(dim=1, keepdim=True)).to(x) / self.units_per_nm
 
-    def velocity_and_divergence(self, t: Time, x: Batch) -> tuple[Batch, Scalar]:
+    def velocity_and_divergence(self, t: Time | Scalar, x: Batch) -> tuple[Batch, Scalar]:
         """The velocity and its exact divergence over all 3N coordinates."""
         return velocity_and_divergence(self.velocity, t, x, self.directions_at_once)
 

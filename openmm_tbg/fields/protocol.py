@@ -25,10 +25,10 @@ class VectorField(Protocol):
         """Estimated working memory of `velocity_and_divergence` for one configuration."""
         ...
 
-    def velocity(self, t: Time, x: Batch) -> Batch:
-        """The velocity of every atom."""
+    def velocity(self, t: Time | Scalar, x: Batch) -> Batch:
+        """The velocity of every atom, at one time for all rows or one for each."""
         ...
 
-    def velocity_and_divergence(self, t: Time, x: Batch) -> tuple[Batch, Scalar]:
+    def velocity_and_divergence(self, t: Time | Scalar, x: Batch) -> tuple[Batch, Scalar]:
         """The velocity and its exact divergence over all 3N coordinates."""
         ...
