@@ -69,7 +69,7 @@ def test_divergence_is_the_trace_for_any_number_of_blocks(layers: int) -> None:
     assert_divergence_is_the_trace(random_denoiser(layers=layers), 0.7, positions())
 
 
-def test_one_time_for_all_or_one_for_each() -> None:
+def test_divergence_at_one_time_for_all_or_one_for_each() -> None:
     field, x = random_denoiser(CHIRAL), positions(CHIRAL)
     times = torch.linspace(0.1, 0.9, len(x), dtype=torch.float64)
     together = field.velocity_and_divergence(times, x)
