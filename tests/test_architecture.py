@@ -30,7 +30,7 @@ LAYERS = (
     ("models",),
     ("proposals",),
     ("generator", "thinning"),
-    ("tally", "simulation", "evaluation"),
+    ("tally", "simulation", "evaluation", "free_energy"),
     ("move",),
     ("training",),
 )

@@ -1,0 +1,102 @@
+"""A figure with its error and what speaks against it; checks that all estimators share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..analysis import effective_sample_size, pareto_k
+from ..arrays import Mask, Scalars
+
+LARGEST_PARETO_K = 0.7  # Vehtari et al. 2024: above it averages over weights do not converge
+FEWEST_EFFECTIVE = 10.0  # a variance estimated from fewer says little
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """A figure with its standard error, how it was found, and what speaks against it.
+
+    Attributes:
+        value: The figure; free energies in kT.
+        error: Its standard error, from the spread of the samples.
+        estimator: Name of the method.
+        n: Samples used, of each state; proposals that failed a filter are counted.
+        n_effective: Kish's effective number of the samples that decide the figure.
+        overlap: Of the states, between 0 and 1; None where there is one state.
+        doubts: Reasons not to trust the figure; empty where none is known.
+    """
+
+    value: float
+    error: float
+    estimator: str
+    n: tuple[int, ...]
+    n_effective: float
+    overlap: float | None = None
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether nothing speaks against the figure."""
+        return not self.doubts
+
+    def __str__(self) -> str:
+        overlap = "" if self.overlap is None else f", overlap {self.overlap:.2f}"
+        line = (
+            f"{self.value:.3f} +- {self.error:.3f} ({self.estimator}, N = "
+            f"{' + '.join(map(str, self.n))}, {self.n_effective:.0f} effective{overlap})"
+        )
+        return "\n".join([line, *(f"  do not trust it: {doubt}" for doubt in self.doubts)])
+
+
+def doubts_of(log_weights: Scalars, sets: Mapping[str, Mask]) -> tuple[str, ...]:
+    """What speaks against a figure that rests on the weights of these sets of proposals."""
+    doubts = []
+    if (k := pareto_k(log_weights)) > LARGEST_PARETO_K:
+        doubts.append(f"Pareto k of the weights is {k:.2f}, above {LARGEST_PARETO_K}")
+    for name, inside in sets.items():
+        number = effective_sample_size(log_weights[inside]) * inside.sum()
+        if number < FEWEST_EFFECTIVE:
+            doubts.append(f"{number:.1f} effective proposals in {name}: draw more")
+    return tuple(doubts)
+
+
+def normalised(log_weights: Scalars) -> Scalars:
+    """Weights whose sum is 1.
+
+    Raises:
+        ValueError: There are fewer than two, one is NaN or +inf, or every weight is zero.
+    """
+    require_two(log_weights)
+    largest = float(log_weights.max())
+    if np.isnan(largest) or largest == np.inf:
+        raise ValueError("log_weights must be finite, or -inf for a weight of zero")
+    if largest == -np.inf:
+        raise ValueError(
+            "every log-weight is -inf: no proposal passes the filters with a finite energy"
+        )
+    weights = np.exp(log_weights - largest)
+    shares: Scalars = weights / weights.sum()
+    return shares
+
+
+def effective_number(weights: Scalars) -> float:
+    """Kish's effective number of weights that are not all zero."""
+    return float(weights.sum() ** 2 / np.square(weights).sum())
+
+
+def require_two(log_weights: Scalars) -> None:
+    """Refuse a single sample, or none."""
+    if len(log_weights) < 2:
+        raise ValueError(f"{len(log_weights)} log-weights: an error takes at least two samples")
+
+
+def require_length(log_weights: Scalars, **columns: np.ndarray) -> None:
+    """Refuse columns with another number of rows than the weights."""
+    for name, column in columns.items():
+        if len(column) != len(log_weights):
+            raise ValueError(
+                f"{name} has {len(column)} rows, log_weights {len(log_weights)}: give one row for "
+                "each proposal, those that fail a filter included"
+            )

@@ -1,0 +1,123 @@
+"""Free energies and averages of the target from independent, weighted proposals alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..analysis import log_mean_weight
+from ..arrays import Mask, Scalars
+from .estimated import Estimated, doubts_of, effective_number, normalised, require_length
+
+
+def log_normalising_constant(log_weights: Scalars) -> Estimated:
+    r"""The log of the target's normalising constant, from independent proposals alone.
+
+    $$ \ln \hat Z = \ln \frac{1}{N} \sum_n w_n, \qquad Z = \int e^{-u(x)} dx, \qquad
+       \sigma^2 = \frac{1}{N - 1} \Bigl( \frac{N \sum w^2}{(\sum w)^2} - 1 \Bigr) $$
+
+    The integral is over centred configurations in nm, of the hand and with the bonds that the
+    filters ask for, atoms of equal label told apart as `filters.BondGraph` states. The free energy
+    of the molecule is $-\ln Z$; kinetic and overall translational parts are not in it.
+
+    Args:
+        log_weights: -u - log q of all N proposals, -inf where the weight is zero.
+
+    Raises:
+        ValueError: There are fewer than two proposals, a log-weight is NaN or +inf, or every weight
+            is zero.
+
+    Reference:
+        Zwanzig, J. Chem. Phys. 22 (1954) 1420.
+
+    Example:
+        >>> print(log_normalising_constant(np.log([1.0, 2.0, 3.0] * 40)))
+        0.693 +- 0.037 (exponential averaging, N = 120, 103 effective)
+    """
+    weights = normalised(log_weights)
+    n, n_effective = len(weights), effective_number(weights)
+    error = math.sqrt(max(0.0, n / n_effective - 1) / (n - 1))
+    doubts = doubts_of(log_weights, {"the target": weights > 0})
+    value = log_mean_weight(log_weights)
+    return Estimated(value, error, "exponential averaging", (n,), n_effective, doubts=doubts)
+
+
+def average(log_weights: Scalars, observable: Scalars) -> Estimated:
+    r"""The target's average of an observable, from independent proposals.
+
+    $$ \bar f = \frac{\sum_n w_n f_n}{\sum_n w_n}, \qquad
+       \sigma^2 = \frac{\sum_n w_n^2 (f_n - \bar f)^2}{(\sum_n w_n)^2} $$
+
+    Args:
+        log_weights: -u - log q of all proposals, -inf where the weight is zero.
+        observable: Its value for each proposal; ignored where the weight is zero.
+
+    Raises:
+        ValueError: Lengths differ, there are fewer than two proposals, a log-weight is NaN or +inf,
+            every weight is zero, or the observable is not finite where the weight is not zero.
+
+    Example:
+        >>> print(average(np.zeros(100), np.tile([0.0, 1.0], 50)))
+        0.500 +- 0.050 (reweighting, N = 100, 100 effective)
+    """
+    weights = normalised(log_weights)
+    require_length(log_weights, observable=observable)
+    used = weights > 0
+    if not np.isfinite(observable[used]).all():
+        raise ValueError("observable is not finite for a proposal whose weight is not zero")
+    mean = float(weights[used] @ observable[used])
+    error = float(np.sqrt(np.square(weights[used] * (observable[used] - mean)).sum()))
+    return Estimated(
+        mean,
+        error,
+        "reweighting",
+        (len(weights),),
+        effective_number(weights),
+        doubts=doubts_of(log_weights, {"the target": used}),
+    )
+
+
+def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> Estimated:
+    r"""Free energy of one set of configurations less that of another, from independent proposals.
+
+    $$ \Delta F = -\ln \frac{\sum_{n \in A} w_n}{\sum_{n \in B} w_n}, \qquad
+       \sigma^2 = \frac{\sum_A w^2}{(\sum_A w)^2} + \frac{\sum_B w^2}{(\sum_B w)^2} $$
+
+    the sum of the inverse effective numbers of the two.
+
+    Args:
+        log_weights: -u - log q of all proposals, -inf where the weight is zero.
+        first: Which proposals lie in A.
+        second: Which lie in B.
+
+    Raises:
+        ValueError: Lengths differ, A and B share a proposal, no proposal with a weight above zero
+            lies in one of them, or the weights are as in `average`.
+
+    Example:
+        >>> phi = np.array([1.0] * 25 + [-1.0] * 75)
+        >>> print(free_energy_difference(np.zeros(100), phi > 0, phi < 0))
+        1.099 +- 0.231 (reweighting, N = 100, 25 effective)
+    """
+    weights = normalised(log_weights)
+    require_length(log_weights, first=first, second=second)
+    if (first & second).any():
+        raise ValueError("first and second share a proposal: give sets without common members")
+    sums, numbers = [], []
+    for name, inside in (("first", first), ("second", second)):
+        if not weights[inside].any():
+            raise ValueError(
+                f"no proposal with a weight above zero lies in `{name}`: draw more, or choose a "
+                "larger set"
+            )
+        sums.append(weights[inside].sum())
+        numbers.append(effective_number(weights[inside]))
+    return Estimated(
+        -math.log(sums[0] / sums[1]),
+        math.sqrt(1 / numbers[0] + 1 / numbers[1]),
+        "reweighting",
+        (len(weights),),
+        min(numbers),
+        doubts=doubts_of(log_weights, {"`first`": first, "`second`": second}),
+    )

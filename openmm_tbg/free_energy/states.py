@@ -1,0 +1,204 @@
+"""Free energies between states from samples of several of them, through pymbar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from ..arrays import Scalars
+from .estimated import FEWEST_EFFECTIVE, Estimated, normalised, require_two
+
+if TYPE_CHECKING:
+    from pymbar import MBAR
+
+LEAST_OVERLAP = 0.03  # Klimovich, Shirts & Mobley 2015 (doi:10.1007/s10822-015-9840-9)
+NO_OVERLAP = 1e-6
+
+ReducedPotentials = Float64[np.ndarray, "states samples"]
+Counts = Int[np.ndarray, " states"]
+
+
+def bennett(
+    log_weights_proposed: Float64[np.ndarray, " proposals"],
+    log_weights_target: Float64[np.ndarray, " samples"],
+) -> Estimated:
+    r"""The log of the target's normalising constant, from samples of the flow and of the target.
+
+    The Bennett acceptance ratio between q and $e^{-u} / Z$, with $\ln w = -u - \log q$ at samples
+    of both. A proposal that fails a filter lies outside the target: it counts, with weight zero.
+
+    Args:
+        log_weights_proposed: At independent proposals, -inf where the weight is zero.
+        log_weights_target: At independent samples of the target (see `independent_rows`), inside
+            the filters.
+
+    Raises:
+        ValueError: There are fewer than two samples of either, a log-weight is NaN or +inf, that of
+            a target's sample -inf, every weight is zero, or the two do not overlap.
+
+    Reference:
+        Bennett, J. Comput. Phys. 22 (1976) 245; Shirts & Chodera, J. Chem. Phys. 129 (2008) 124105,
+        whose estimator it is for two states, through pymbar.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = 1.5 * rng.normal(size=1000), rng.normal(size=1000)
+        >>> def log_weight(x):  # q = N(0, 1.5^2); u = x^2 / 2, so that Z = sqrt(2 pi)
+        ...     return -x**2 / 2 + (x / 1.5)**2 / 2 + np.log(1.5 * np.sqrt(2 * np.pi))
+        >>> found = bennett(log_weight(x), log_weight(y))
+        >>> abs(found.value - np.log(2 * np.pi) / 2) < 3 * found.error < 0.1
+        True
+    """
+    normalised(log_weights_proposed)
+    require_two(log_weights_target)
+    if not np.isfinite(log_weights_target).all():
+        raise ValueError(
+            "log_weights_target: not finite for a sample of the target, which lies inside the "
+            "filters by definition; leave out frames that fail them, and say how many"
+        )
+    every = np.concatenate([log_weights_proposed, log_weights_target])
+    n = len(log_weights_proposed), len(log_weights_target)
+    states = multistate(np.stack([np.zeros(len(every)), -every]), np.array(n))
+    return Estimated(
+        -float(states.differences_kT[0, 1]),
+        float(states.errors_kT[0, 1]),
+        "BAR",
+        n,
+        float(states.n_effective.min()),
+        states.least_overlap,
+        states.doubts,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class MultistateFreeEnergies:
+    r"""Free energies of several states from samples of all of them.
+
+    Attributes:
+        differences_kT: $f_j - f_i$ in row i and column j, $f = -\ln Z$.
+        errors_kT: Their standard errors.
+        overlap: Probability that a sample of state i is found in state j by its weights.
+        n: Samples of each state.
+        n_effective: Effective number of all samples in each state.
+        doubts: Reasons not to trust the figures.
+    """
+
+    differences_kT: Float64[np.ndarray, "states states"]
+    errors_kT: Float64[np.ndarray, "states states"]
+    overlap: Float64[np.ndarray, "states states"]
+    n: tuple[int, ...]
+    n_effective: Float64[np.ndarray, " states"]
+    least_overlap: float
+    doubts: tuple[str, ...]
+    _mbar: MBAR
+
+    def average(self, observable: Scalars, state: int) -> Estimated:
+        """The average in one state of an observable known at every sample.
+
+        Raises:
+            ValueError: Its length is not the number of samples, or it is not finite.
+        """
+        if observable.shape != (sum(self.n),) or not np.isfinite(observable).all():
+            raise ValueError(f"observable: give a finite value for each of {sum(self.n)} samples")
+        found = self._mbar.compute_expectations(observable, state_dependent=False)
+        return Estimated(
+            float(found["mu"][state]),
+            float(found["sigma"][state]),
+            "MBAR",
+            self.n,
+            float(self.n_effective[state]),
+            self.least_overlap,
+            self.doubts,
+        )
+
+
+def multistate(u_kn: ReducedPotentials, n_k: Counts) -> MultistateFreeEnergies:
+    r"""Free energies of any set of states: the flow, targets at other temperatures, chains.
+
+    $$ f_i = -\ln \sum_n \frac{e^{-u_i(x_n)}}{\sum_k N_k e^{f_k - u_k(x_n)}} $$
+
+    A flow is a state with $u = -\log q$. A configuration outside a state has $u = \infty$ there.
+
+    Args:
+        u_kn: Reduced potential of every sample in every state; samples in the order of the states
+            that they were drawn from, independent within each (see `independent_rows`).
+        n_k: Samples drawn from each state; 0 for a state that is only reweighted to.
+
+    Raises:
+        ValueError: Shapes do not fit, a reduced potential is NaN or -inf, a sample has u = inf in
+            its own state, or some states do not overlap with the others.
+
+    Reference:
+        Shirts & Chodera, J. Chem. Phys. 129 (2008) 124105, through pymbar.
+    """
+    _require_states(u_kn, n_k)
+    from pymbar import MBAR
+
+    # One constant for each state keeps the numbers small; it is put back at the end.
+    shifts = np.array([row[np.isfinite(row)].min() for row in u_kn])
+    mbar = MBAR(u_kn - shifts[:, np.newaxis], n_k, solver_protocol="robust")
+    sampled = np.flatnonzero(n_k)
+    overlap = mbar.compute_overlap()["matrix"]
+    among = np.sort(np.linalg.eigvals(overlap[np.ix_(sampled, sampled)]).real)[::-1]
+    least = float(1 - among[1]) if len(sampled) > 1 else 1.0
+    found = mbar.compute_free_energy_differences()
+    differences = found["Delta_f"] + shifts[np.newaxis] - shifts[:, np.newaxis]
+    errors = found["dDelta_f"]
+    if not (least > NO_OVERLAP and np.isfinite(differences).all() and np.isfinite(errors).all()):
+        raise ValueError(
+            f"the states do not overlap ({least:.1e}): put states between them, or draw more"
+        )
+    n_effective = mbar.compute_effective_sample_number()
+    doubts = []
+    if least < LEAST_OVERLAP:
+        doubts.append(f"the states hardly overlap ({least:.3f}, below {LEAST_OVERLAP})")
+    if (poorest := float(n_effective.min())) < FEWEST_EFFECTIVE:
+        doubts.append(f"{poorest:.1f} effective samples in state {int(n_effective.argmin())}")
+    return MultistateFreeEnergies(
+        differences, errors, overlap, tuple(map(int, n_k)), n_effective, least, tuple(doubts), mbar
+    )
+
+
+def independent_rows(series: Scalars) -> Int[np.ndarray, " kept"]:
+    """Rows of a time series that count as independent: one in each statistical inefficiency.
+
+    Args:
+        series: What is slowest in the trajectory, such as the sine of a dihedral or the potential.
+
+    Raises:
+        ValueError: The series is not finite or constant: it never moved, and holds one sample.
+
+    Reference:
+        Chodera et al., J. Chem. Theory Comput. 3 (2007) 26, through pymbar.
+
+    Example:
+        >>> rows = independent_rows(np.repeat(np.random.default_rng(0).normal(size=100), 10))
+        >>> 40 < len(rows) < 130
+        True
+    """
+    if not np.isfinite(series).all() or np.ptp(series) == 0:
+        raise ValueError(
+            "series: constant or not finite, so that it holds one independent sample at most"
+        )
+    from pymbar import timeseries
+
+    rows: Int[np.ndarray, " kept"] = np.array(timeseries.subsample_correlated_data(series))
+    return rows
+
+
+def _require_states(u_kn: ReducedPotentials, n_k: Counts) -> None:
+    if len(u_kn) != len(n_k) or u_kn.shape[1] != n_k.sum():
+        raise ValueError(
+            f"u_kn has shape {u_kn.shape} where n_k = {n_k.tolist()} asks for "
+            f"({len(n_k)}, {n_k.sum()}): give each sample's reduced potential in each state"
+        )
+    if np.isnan(u_kn).any() or (u_kn == -np.inf).any():
+        raise ValueError("u_kn: NaN or -inf; give inf where a sample lies outside a state")
+    own = np.repeat(np.arange(len(n_k)), n_k)
+    if not np.isfinite(u_kn[own, np.arange(len(own))]).all():
+        raise ValueError("u_kn: a sample has u = inf in the state that it was drawn from")
+    if not np.isfinite(u_kn).any(axis=1).all():
+        raise ValueError("u_kn: a state has no sample with a finite reduced potential")

@@ -1,0 +1,285 @@
+"""Free energies with known answers, and errors that the spread of repeats bears out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from openmm_tbg.arrays import Scalars
+from openmm_tbg.free_energy import (
+    Estimated,
+    average,
+    bennett,
+    free_energy_difference,
+    free_energy_profile,
+    independent_rows,
+    log_normalising_constant,
+    multistate,
+)
+from openmm_tbg.free_energy import states as states_module
+from openmm_tbg.free_energy.estimated import require_length
+
+INF = np.inf
+WIDTH = 1.4  # of the flow, where the target's is 1
+REPEATS = 100
+Sample = Callable[[np.random.Generator], Estimated]
+
+# The target is exp(-x^2 / 2) on x > EDGE, in one dimension; the flow also proposes beyond the edge,
+# as one that breaks bonds does.
+EDGE = -0.5
+
+
+def upper_tail(x: float) -> float:
+    return 0.5 * math.erfc(x / math.sqrt(2))
+
+
+LOG_Z = math.log(math.sqrt(2 * math.pi) * upper_tail(EDGE))
+SPLIT = 1.0
+DIFFERENCE = -math.log(upper_tail(SPLIT) / (upper_tail(EDGE) - upper_tail(SPLIT)))
+MEAN = math.exp(-(EDGE**2) / 2) / math.sqrt(2 * math.pi) / upper_tail(EDGE)
+
+
+def log_weight(x: Scalars) -> Scalars:
+    log_q = -((x / WIDTH) ** 2) / 2 - math.log(WIDTH * math.sqrt(2 * math.pi))
+    return np.where(x > EDGE, -(x**2) / 2 - log_q, -INF)
+
+
+def proposals(n: int, rng: np.random.Generator) -> Scalars:
+    return WIDTH * rng.normal(size=n)
+
+
+def target_samples(n: int, rng: np.random.Generator) -> Scalars:
+    x = rng.normal(size=8 * n)
+    return x[x > EDGE][:n]
+
+
+def by_averaging(rng: np.random.Generator) -> Estimated:
+    return log_normalising_constant(log_weight(proposals(500, rng)))
+
+
+def by_bennett(rng: np.random.Generator) -> Estimated:
+    return bennett(log_weight(proposals(300, rng)), log_weight(target_samples(200, rng)))
+
+
+def between_regions(rng: np.random.Generator) -> Estimated:
+    x = proposals(500, rng)
+    return free_energy_difference(log_weight(x), x > SPLIT, x <= SPLIT)
+
+
+def mean_of_x(rng: np.random.Generator) -> Estimated:
+    x = proposals(500, rng)
+    return average(log_weight(x), x)
+
+
+QUESTIONS = {
+    "exponential averaging": (by_averaging, LOG_Z),
+    "Bennett": (by_bennett, LOG_Z),
+    "regions": (between_regions, DIFFERENCE),
+    "average": (mean_of_x, MEAN),
+}
+each_question = pytest.mark.parametrize("name", QUESTIONS)
+
+
+def z_scores(sample: Sample, truth: float) -> Scalars:
+    found = [sample(np.random.default_rng(seed)) for seed in range(REPEATS)]
+    return np.array([(each.value - truth) / each.error for each in found])
+
+
+@each_question
+def test_errors_are_those_of_repeats(name: str) -> None:
+    """Mean 0 and standard deviation 1 of the z-scores, each within four of its errors."""
+    scores = z_scores(*QUESTIONS[name])
+    assert abs(scores.mean()) < 4 / math.sqrt(REPEATS)
+    assert abs(scores.std(ddof=1) - 1) < 4 / math.sqrt(2 * (REPEATS - 1))
+
+
+@each_question
+def test_many_samples_find_the_truth(name: str) -> None:
+    sample, truth = QUESTIONS[name]
+    found = [sample(np.random.default_rng(1000 + seed)) for seed in range(REPEATS)]
+    values = np.array([each.value for each in found])
+    error = math.sqrt(sum(each.error**2 for each in found)) / REPEATS
+    assert abs(values.mean() - truth) < 4 * error
+    assert all(each.is_trusted for each in found)
+
+
+def test_proposals_outside_the_target_count() -> None:
+    """Leaving out the rows that fail would find ln Z less ln P(x > EDGE) of the flow: 0.44 more."""
+    log_weights = log_weight(proposals(20_000, np.random.default_rng(3)))
+    dropped = log_weights[log_weights > -INF]
+    for find in (
+        log_normalising_constant,
+        lambda each: bennett(each, log_weight(target_samples(5000, np.random.default_rng(4)))),
+    ):
+        assert abs(find(log_weights).value - LOG_Z) < 4 * find(log_weights).error
+        assert find(dropped).value - LOG_Z > 0.3
+
+
+def test_a_flow_equal_to_the_target_has_no_error() -> None:
+    constant = np.full(40, -3.25)
+    found = log_normalising_constant(constant)
+    assert (found.value, found.n_effective) == pytest.approx((-3.25, 40.0))
+    assert found.error < 1e-7
+    both = bennett(constant, constant)
+    assert both.value == pytest.approx(-3.25, abs=1e-9)
+    assert both.overlap == pytest.approx(1.0)
+
+
+def test_a_constant_energy_shifts_the_free_energy_alone() -> None:
+    rng = np.random.default_rng(5)
+    at_flow, at_target = log_weight(proposals(300, rng)), log_weight(target_samples(300, rng))
+    for shift in (1e5, -1e5):
+        moved = bennett(at_flow - shift, at_target - shift)
+        here = bennett(at_flow, at_target)
+        assert moved.value + shift == pytest.approx(here.value, abs=1e-6)
+        assert moved.error == pytest.approx(here.error, rel=1e-5)
+
+
+def harmonic_states(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Three Gaussians, the last not sampled: f_j - f_i = ln(width_i / width_j)."""
+    widths = np.array([1.0, 1.5, 1.2])
+    x = np.concatenate([widths[0] * rng.normal(size=n), widths[1] * rng.normal(size=2 * n)])
+    return (x / widths[:, np.newaxis]) ** 2 / 2, np.array([n, 2 * n, 0])
+
+
+def test_states_that_are_not_sampled_are_reweighted_to() -> None:
+    u_kn, n_k = harmonic_states(2000, np.random.default_rng(6))
+    found = multistate(u_kn, n_k)
+    truth = np.log(np.array([1.0, 1.5, 1.2]))
+    expected = truth[:, np.newaxis] - truth
+    away = np.abs(found.differences_kT - expected)
+    assert (away <= 4 * found.errors_kT + 1e-12).all()
+    assert found.errors_kT[0, 1] < 0.03
+    variance = found.average(u_kn[0] * 2, state=2)
+    assert abs(variance.value - 1.2**2) < 4 * variance.error < 0.2
+
+
+def test_the_profile_is_the_density_in_every_bin() -> None:
+    x = proposals(40_000, np.random.default_rng(7))
+    edges = np.array([EDGE, 0.0, 0.25, 1.0, 2.0])
+    found = free_energy_profile(log_weight(x), x[:, np.newaxis], [edges])
+    below = np.array([upper_tail(edge) for edge in edges])
+    expected = -np.log((below[:-1] - below[1:]) / np.diff(edges))
+    assert (np.abs(found.free_energy_kT - expected + expected.min()) < 4 * found.error_kT).all()
+    assert found.error_kT.max() < 0.05
+
+
+def test_errors_of_a_profile_are_those_of_the_probability() -> None:
+    """One bin against all else is an average of an indicator."""
+    x = proposals(400, np.random.default_rng(8))
+    found = free_energy_profile(log_weight(x), x[:, np.newaxis], [np.array([0.0, 1.0])])
+    inside = average(log_weight(x), ((x >= 0) & (x <= 1)).astype(float))
+    assert found.error_kT[0] == pytest.approx(inside.error / inside.value, rel=1e-9)
+
+
+def test_a_surface_of_two_coordinates_adds_what_is_independent() -> None:
+    rng = np.random.default_rng(9)
+    x = rng.normal(size=(200_000, 2)) * [1.0, 0.5]
+    edges = [np.array([-1.0, 0.0, 1.5]), np.array([-1.0, 0.0, 0.5])]
+    both = free_energy_profile(np.zeros(len(x)), x, edges)
+    alone = [free_energy_profile(np.zeros(len(x)), x[:, [k]], [edges[k]]) for k in (0, 1)]
+    together = alone[0].free_energy_kT[:, np.newaxis] + alone[1].free_energy_kT
+    assert (np.abs(both.free_energy_kT - together) < 4 * both.error_kT).all()
+
+
+def test_empty_bins_are_infinitely_high() -> None:
+    found = free_energy_profile(np.zeros(3), np.full((3, 1), 0.5), [np.array([0.0, 1.0, 2.0])])
+    assert found.free_energy_kT.tolist() == [0.0, INF]
+    assert found.error_kT[1] == INF
+
+
+def test_few_heavy_weights_are_doubted() -> None:
+    found = log_normalising_constant(np.array([0.0, 0.0, 50.0]))
+    assert not found.is_trusted
+    assert "do not trust it: 1.0 effective proposals in the target" in str(found)
+    x = 0.35 * np.random.default_rng(10).normal(
+        size=10_000
+    )  # k = 1 - 0.35^2 for a target of width 1
+    heavy = log_normalising_constant(x**2 / 2 * (1 / 0.35**2 - 1))
+    assert any("Pareto k" in doubt for doubt in heavy.doubts)
+
+
+def test_a_region_of_few_proposals_is_doubted() -> None:
+    inside = np.arange(100) < 3
+    found = free_energy_difference(np.zeros(100), inside, ~inside)
+    assert found.doubts == ("3.0 effective proposals in `first`: draw more",)
+
+
+def test_states_that_hardly_overlap_are_doubted_and_others_refused() -> None:
+    rng = np.random.default_rng(11)
+
+    def apart(distance: float) -> tuple[np.ndarray, np.ndarray]:
+        x = np.concatenate([rng.normal(size=300), distance + rng.normal(size=300)])
+        return np.stack([x**2, (x - distance) ** 2]) / 2, np.array([300, 300])
+
+    assert multistate(*apart(1.0)).doubts == ()
+    assert "the states hardly overlap" in multistate(*apart(5.5)).doubts[0]
+    with pytest.raises(ValueError, match="the states do not overlap"):
+        multistate(*apart(60.0))
+
+
+def test_a_chain_is_thinned_to_what_is_independent() -> None:
+    rng = np.random.default_rng(12)
+    chain = np.zeros(20_000)
+    for step in range(1, len(chain)):
+        chain[step] = 0.9 * chain[step - 1] + rng.normal()
+    kept = independent_rows(chain)
+    assert len(chain) / len(kept) == pytest.approx(19.0, rel=0.25)  # (1 + 0.9) / (1 - 0.9)
+    with pytest.raises(ValueError, match="constant or not finite"):
+        independent_rows(np.ones(100))
+
+
+GOOD = np.zeros(10)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: log_normalising_constant(np.zeros(1)), "1 log-weights: an error takes"),
+        (lambda: log_normalising_constant(np.array([0.0, np.nan])), "must be finite, or -inf"),
+        (lambda: average(np.array([0.0, INF]), np.zeros(2)), "must be finite, or -inf"),
+        (lambda: average(np.full(3, -INF), np.zeros(3)), "every log-weight is -inf"),
+        (
+            lambda: require_length(GOOD, observable=np.zeros(9)),
+            "observable has 9 rows, log_weights 10",
+        ),
+        (lambda: average(GOOD, np.full(10, np.nan)), "observable is not finite"),
+        (lambda: free_energy_difference(GOOD, GOOD == 0, GOOD == 0), "share a proposal"),
+        (lambda: free_energy_difference(GOOD, GOOD == 0, GOOD > 0), "lies in `second`"),
+        (
+            lambda: free_energy_profile(GOOD, np.zeros((10, 1)), [np.array([1.0, 0.0])]),
+            "give rising edges for each of the 1 coordinates",
+        ),
+        (
+            lambda: free_energy_profile(GOOD, np.zeros((10, 1)), [np.array([1.0, 2.0])]),
+            "no proposal with a weight above zero lies in a bin",
+        ),
+        (lambda: bennett(GOOD, np.array([0.0, -INF])), "leave out frames that fail them"),
+        (lambda: bennett(np.full(9, -INF), GOOD), "every log-weight is -inf"),
+        (lambda: multistate(np.zeros((2, 9)), np.array([5, 5])), r"asks for \(2, 10\)"),
+        (lambda: multistate(np.full((2, 4), np.nan), np.array([2, 2])), "u_kn: NaN or -inf"),
+        (
+            lambda: multistate(np.array([[INF, 0.0], [0.0, 0.0]]), np.array([1, 1])),
+            "u = inf in the state that it was drawn from",
+        ),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(ask: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ask()
+
+
+def test_an_error_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states_module, "NO_OVERLAP", 2.0)
+    with pytest.raises(ValueError, match="put states between them"):
+        bennett(log_weight(proposals(50, np.random.default_rng(0))), np.zeros(50))
+
+
+def test_the_error_of_an_average_of_weights_is_the_textbook_one() -> None:
+    log_weights = log_weight(proposals(200, np.random.default_rng(13)))
+    weights = np.exp(log_weights)
+    expected = weights.std(ddof=1) / math.sqrt(len(weights)) / weights.mean()
+    assert log_normalising_constant(log_weights).error == pytest.approx(expected, rel=1e-9)
