@@ -14,6 +14,7 @@ from openmm_tbg.free_energy import (
     average,
     bennett,
     free_energy_difference,
+    free_energy_difference_of_chain,
     free_energy_profile,
     independent_rows,
     log_normalising_constant,
@@ -74,7 +75,16 @@ def mean_of_x(rng: np.random.Generator) -> Estimated:
     return average(log_weight(x), x)
 
 
+def two_state_chain(rng: np.random.Generator) -> Estimated:
+    """A chain that enters with probability 0.05 and leaves with 0.2: a fifth of it is inside."""
+    coins, inside = rng.random(4000), np.zeros(4000, dtype=bool)
+    for step in range(1, len(inside)):
+        inside[step] = coins[step] < 0.05 if not inside[step - 1] else coins[step] >= 0.2
+    return free_energy_difference_of_chain(inside)
+
+
 QUESTIONS = {
+    "chain": (two_state_chain, math.log(4)),
     "exponential averaging": (by_averaging, LOG_Z),
     "Bennett": (by_bennett, LOG_Z),
     "regions": (between_regions, DIFFERENCE),
@@ -230,6 +240,14 @@ def test_a_chain_is_thinned_to_what_is_independent() -> None:
     assert len(chain) / len(kept) == pytest.approx(19.0, rel=0.25)  # (1 + 0.9) / (1 - 0.9)
     with pytest.raises(ValueError, match="constant or not finite"):
         independent_rows(np.ones(100))
+
+
+def test_a_chain_of_few_crossings_is_doubted_and_one_without_refused() -> None:
+    inside = np.arange(100) < 40
+    assert free_energy_difference_of_chain(inside).doubts == ("1 crossings in the whole chain",)
+    for stuck in (inside[:40], inside[40:]):
+        with pytest.raises(ValueError, match="never crossed between the sets"):
+            free_energy_difference_of_chain(stuck)
 
 
 GOOD = np.zeros(10)

@@ -1,5 +1,7 @@
 """Free energies, averages and profiles, each with its error and what speaks against it."""
 
+from .chains import free_energy_difference_of_chain as free_energy_difference_of_chain
+from .chains import independent_rows as independent_rows
 from .estimated import Estimated as Estimated
 from .profile import FreeEnergyProfile as FreeEnergyProfile
 from .profile import free_energy_profile as free_energy_profile
@@ -8,5 +10,4 @@ from .reweighting import free_energy_difference as free_energy_difference
 from .reweighting import log_normalising_constant as log_normalising_constant
 from .states import MultistateFreeEnergies as MultistateFreeEnergies
 from .states import bennett as bennett
-from .states import independent_rows as independent_rows
 from .states import multistate as multistate

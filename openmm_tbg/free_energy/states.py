@@ -162,33 +162,6 @@ def multistate(u_kn: ReducedPotentials, n_k: Counts) -> MultistateFreeEnergies:
     )
 
 
-def independent_rows(series: Scalars) -> Int[np.ndarray, " kept"]:
-    """Rows of a time series that count as independent: one in each statistical inefficiency.
-
-    Args:
-        series: What is slowest in the trajectory, such as the sine of a dihedral or the potential.
-
-    Raises:
-        ValueError: The series is not finite or constant: it never moved, and holds one sample.
-
-    Reference:
-        Chodera et al., J. Chem. Theory Comput. 3 (2007) 26, through pymbar.
-
-    Example:
-        >>> rows = independent_rows(np.repeat(np.random.default_rng(0).normal(size=100), 10))
-        >>> 40 < len(rows) < 130
-        True
-    """
-    if not np.isfinite(series).all() or np.ptp(series) == 0:
-        raise ValueError(
-            "series: constant or not finite, so that it holds one independent sample at most"
-        )
-    from pymbar import timeseries
-
-    rows: Int[np.ndarray, " kept"] = np.array(timeseries.subsample_correlated_data(series))
-    return rows
-
-
 def _require_states(u_kn: ReducedPotentials, n_k: Counts) -> None:
     if len(u_kn) != len(n_k) or u_kn.shape[1] != n_k.sum():
         raise ValueError(

@@ -1,0 +1,81 @@
+"""What a time series of correlated states is worth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Int
+
+from ..arrays import Mask, Scalars
+from .estimated import Estimated
+
+FEWEST_CROSSINGS = 10
+
+
+def independent_rows(series: Scalars) -> Int[np.ndarray, " kept"]:
+    """Rows of a time series that count as independent: one in each statistical inefficiency.
+
+    Args:
+        series: What is slowest in the trajectory, such as the sine of a dihedral or the potential.
+
+    Raises:
+        ValueError: The series is not finite or constant: it never moved, and holds one sample.
+
+    Reference:
+        Chodera et al., J. Chem. Theory Comput. 3 (2007) 26, through pymbar.
+
+    Example:
+        >>> rows = independent_rows(np.repeat(np.random.default_rng(0).normal(size=100), 10))
+        >>> 40 < len(rows) < 130
+        True
+    """
+    if not np.isfinite(series).all() or np.ptp(series) == 0:
+        raise ValueError(
+            "series: constant or not finite, so that it holds one independent sample at most"
+        )
+    from pymbar import timeseries
+
+    rows: Int[np.ndarray, " kept"] = np.array(timeseries.subsample_correlated_data(series))
+    return rows
+
+
+def free_energy_difference_of_chain(first: Mask) -> Estimated:
+    r"""Free energy of one set of configurations less that of all others, from a chain of states.
+
+    $$ \Delta F = -\ln \frac{p}{1 - p}, \qquad \sigma^2 = \frac{g}{N p (1 - p)} $$ with p the
+    share of N states inside the set, and g the statistical inefficiency of being there.
+
+    Args:
+        first: Which of the successive, equally spaced states lie in the set.
+
+    Raises:
+        ValueError: The chain never left the set, or never entered it.
+
+    Reference:
+        Chodera et al., J. Chem. Theory Comput. 3 (2007) 26, through pymbar.
+
+    Example:
+        >>> inside = np.random.default_rng(0).random(1000) < 0.2
+        >>> print(free_energy_difference_of_chain(inside))
+        1.442 +- 0.080 (populations of a chain, N = 1000, 1000 effective)
+    """
+    if first.all() or not first.any():
+        raise ValueError(
+            f"the chain of {len(first)} states never crossed between the sets: run it longer, or "
+            "start it elsewhere"
+        )
+    from pymbar import timeseries
+
+    share = float(first.mean())
+    n_effective = len(first) / float(timeseries.statistical_inefficiency(first.astype(float)))
+    crossings = int(np.count_nonzero(first[1:] != first[:-1]))
+    doubts = () if crossings >= FEWEST_CROSSINGS else (f"{crossings} crossings in the whole chain",)
+    return Estimated(
+        -math.log(share / (1 - share)),
+        1 / math.sqrt(n_effective * share * (1 - share)),
+        "populations of a chain",
+        (len(first),),
+        n_effective,
+        doubts=doubts,
+    )
