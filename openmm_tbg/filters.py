@@ -24,7 +24,7 @@ BOND_STRETCH = 1.25
 # exponentially many.
 VF2_CALL_LIMIT = 10_000
 
-BLOCK = 256  # frames whose distances fit into a processor's cache
+PAIRS_AT_ONCE = 2**16  # distances that fit into a processor's cache
 
 NM_PER_ANGSTROM = 0.1
 
@@ -85,7 +85,8 @@ class BondGraph:
 
     def screen(self, positions_nm: Positions) -> Screened:
         """Put the atoms of each finite frame in order; `Cause.BOND_GRAPH` where that fails."""
-        blocks = np.array_split(positions_nm, 1 + len(positions_nm) // BLOCK)
+        n_pairs = len(positions_nm) * len(self._pairs)
+        blocks = np.array_split(positions_nm, 1 + n_pairs // PAIRS_AT_ONCE)
         bonded = np.concatenate([self._bonded(block) for block in blocks])
         ordered = positions_nm.copy()
         cause = np.full(len(positions_nm), Cause.NONE, dtype=np.int8)
