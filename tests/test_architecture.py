@@ -21,6 +21,7 @@ LAYERS = (
     ("arrays",),
     ("frames", "grid", "molecule", "torsions"),
     ("encoding",),
+    ("transferable",),
     ("prior",),
     ("divergence",),
     ("fields",),
