@@ -5,7 +5,10 @@
 Each dipeptide runs for 0.7 ps at 310 K from each of its starts (1 fs, its own force field). Its
 frames are screened as they are and with the atoms of equal label in random order, for each
 encoding. `longest_bond` and `shortest_gap` are the extremes of distances of bonded and of other
-pairs, in units of the sum of their covalent radii: BOND_STRETCH has to lie between. A dipeptide
+pairs, in units of the sum of their covalent radii: BOND_STRETCH has to lie between. Planted in the
+first start are a broken and an extra bond, two hydrogens swapped between atoms, and the mirror
+image of either residue: `unexpected` names those whose cause is not the one that belongs to them.
+A cis peptide bond is the same molecule by bonds and hand; `cis` is the cause it gets. A dipeptide
 that the file holds already is left as it is, so that a run goes on where it stopped.
 """
 
@@ -16,7 +19,9 @@ import itertools
 import json
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
@@ -24,10 +29,12 @@ from likelihood import machine
 from openmm import unit
 from rdkit import Chem
 
+from openmm_tbg.arrays import Cause
 from openmm_tbg.encoding import encode_backbone, encode_elements, encode_full
 from openmm_tbg.filters import BOND_STRETCH, TopologyFilter
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.peptides import AMINO_ACIDS, dipeptide
+from openmm_tbg.torsions import with_dihedral
 
 ENCODINGS = {"full": encode_full, "backbone": encode_backbone, "none": encode_elements}
 SEQUENCES = ["".join(letters) for letters in itertools.product(AMINO_ACIDS, repeat=2)]
@@ -70,12 +77,46 @@ def shuffled(frames: np.ndarray, labels, rng: np.random.Generator) -> np.ndarray
     return np.take_along_axis(frames, orders[:, :, None], axis=1)
 
 
+def faults(molecule: Molecule, frame: np.ndarray) -> dict[str, tuple[np.ndarray, Cause]]:
+    """Faulty frames and what a filter with a label for each element says of them."""
+    place = {
+        key: atom
+        for atom, key in enumerate(zip(molecule.residue_indices, molecule.names, strict=True))
+    }
+    nitrogen, hydrogen, carbon = place[0, "N"], place[0, "H2"], place[0, "C"]
+    alpha = place.get((1, "HA"), place.get((1, "HA2")))
+    planted = {name: frame.copy() for name in ("torn", "touching", "swapped", "0", "1")}
+    planted["torn"][hydrogen] += frame[hydrogen] - frame[nitrogen]
+    planted["touching"][hydrogen] = frame[place[1, "OXT"]] + [0.0, 0.0, 0.1]
+    planted["swapped"][[hydrogen, alpha]] = frame[[alpha, hydrogen]]
+    causes = {"torn": Cause.BOND_GRAPH, "touching": Cause.BOND_GRAPH, "swapped": Cause.NONE}
+    for residue in (0, 1):
+        moving = np.array(molecule.residue_indices) == residue
+        arms = frame[[place[1, "N"], place[residue, "CA"]]] - frame[carbon]
+        normal = np.cross(*arms) / np.linalg.norm(np.cross(*arms))
+        heights = (frame - frame[carbon]) @ normal
+        planted[str(residue)] -= 2 * np.outer(heights * moving, normal)
+        inverted = [bool(moving[c.centre]) for c in molecule.stereocentres]
+        mixed = any(inverted) and not all(inverted)
+        causes[str(residue)] = Cause.CHIRALITY if mixed else Cause.NONE
+    return {name: (planted[name], causes[name]) for name in planted}
+
+
+def cis(molecule: Molecule, frame: np.ndarray) -> np.ndarray:
+    keys = list(zip(molecule.residue_indices, molecule.names, strict=True))
+    first, second, third, fourth = (
+        keys.index(key) for key in ((0, "CA"), (0, "C"), (1, "N"), (1, "CA"))
+    )
+    moving = np.flatnonzero(np.array(molecule.residue_indices) == 1)
+    return with_dihedral(frame, (first, second, third, fourth), moving, 0.0)
+
+
 def row_of(sequence: str, frames_each: int) -> dict[str, object]:
     rng = np.random.default_rng(SEQUENCES.index(sequence))
     reference = dipeptide(sequence)
     molecule = Molecule.from_topology(reference.topology, reference.positions_nm)
     frames = dynamics(reference, frames_each, rng)
-    row: dict[str, object] = {
+    row: dict[str, Any] = {
         "atoms": molecule.n_atoms,
         "stereocentres": len(molecule.stereocentres),
         "frames": len(frames),
@@ -90,8 +131,19 @@ def row_of(sequence: str, frames_each: int) -> dict[str, object]:
         started = time.perf_counter()
         row[f"pass_{name}_shuffled"] = int(topology_filter.screen(mixed).passes.sum())
         row[f"ms_a_frame_{name}_shuffled"] = 1e3 * (time.perf_counter() - started) / len(frames)
-    many = np.resize(frames, (2048, *frames.shape[1:]))
+    by_element = TopologyFilter(molecule, encode_elements(molecule).labels)
     full = TopologyFilter(molecule, encode_full(molecule).labels)
+    planted = faults(molecule, reference.positions_nm)
+    row["unexpected"] = [
+        name
+        for name, (frame, cause) in planted.items()
+        if by_element.screen(frame[None]).cause[0] != cause
+    ]
+    if full.screen(planted["swapped"][0][None]).cause[0] != Cause.BOND_GRAPH:
+        row["unexpected"].append("swapped, full")
+    turned = cis(molecule, reference.positions_nm)
+    row["cis"] = Cause(by_element.screen(turned[None]).cause[0]).name
+    many = np.resize(frames, (2048, *frames.shape[1:]))
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
@@ -112,6 +164,8 @@ def summary(rows: dict[str, dict]) -> dict[str, object]:
         "atoms": [int(columns["atoms"].min()), int(columns["atoms"].max())],
         "frames": int(columns["frames"].sum()),
         "frames_that_pass": {key[5:]: int(columns[key].sum()) for key in passes},
+        "unexpected": {k: row["unexpected"] for k, row in rows.items() if row["unexpected"]},
+        "cis": dict(Counter(row["cis"] for row in rows.values())),
         "bond_stretch": BOND_STRETCH,
         "longest_bond": float(columns["longest_bond"].max()),
         "shortest_gap": float(columns["shortest_gap"].min()),

@@ -88,7 +88,7 @@ def _sequence_of(molecule: Molecule) -> str:
         raise ValueError(f"topology: no hydrogens; {REPROTONATE}")
     heavy = _heavy_graph(molecule)
     for sequence, graph in _heavy_graphs().items():
-        if rx.is_isomorphic(graph, heavy, node_matcher=operator.eq):
+        if rx.is_isomorphic(graph, heavy, node_matcher=operator.eq, id_order=False):
             return sequence
     residues = dict(zip(molecule.residue_indices, molecule.residue_names, strict=True))
     raise ValueError(
@@ -197,5 +197,6 @@ def _graph(nodes: Sequence[Hashable], bonds: Iterable[tuple[int, int]]) -> Graph
 
 def _isomorphism(first: Graph, second: Graph) -> tuple[int, ...] | None:
     """The node of the second graph for each node of the first."""
-    mapping = next(iter(rx.graph_vf2_mapping(first, second, node_matcher=operator.eq)), None)
+    mappings = rx.graph_vf2_mapping(first, second, node_matcher=operator.eq, id_order=False)
+    mapping = next(iter(mappings), None)
     return None if mapping is None else tuple(mapping[node] for node in range(len(first)))

@@ -67,6 +67,15 @@ def residue_of(molecule: Molecule, residue: int) -> list[int]:
     return [atom for atom in range(molecule.n_atoms) if molecule.residue_indices[atom] == residue]
 
 
+def shuffled_orders(labels: tuple[int, ...], n: int) -> np.ndarray:
+    """Orders of atoms that keep each label where it is."""
+    rng, orders = np.random.default_rng(0), np.tile(np.arange(len(labels)), (n, 1))
+    for label in set(labels):
+        alike = np.flatnonzero(np.array(labels) == label)
+        orders[:, alike] = rng.permuted(orders[:, alike], axis=1)
+    return orders
+
+
 def reflected(frame: Frame, plane: list[int], moving: list[int]) -> Frame:
     """Some atoms through the plane of three, which do not move."""
     origin, first, second = frame[plane]
@@ -88,20 +97,24 @@ def test_the_stereocentres_are_those_that_rdkit_finds(sequence: str) -> None:
 @each_sequence
 def test_frames_of_dynamics_pass_as_they_are_and_shuffled(sequence: str, encode: Encode) -> None:
     molecule, frames = simulated(sequence)
-    topology_filter, labels = filter_of(molecule, encode), np.array(encode(molecule).labels)
+    topology_filter = filter_of(molecule, encode)
     screened = topology_filter.screen(frames)
     assert screened.passes.all()
     assert np.array_equal(screened.positions_nm, frames)
-    rng, orders = np.random.default_rng(0), np.tile(np.arange(len(labels)), (N_FRAMES, 1))
-    for label in set(labels.tolist()):
-        alike = np.flatnonzero(labels == label)
-        orders[:, alike] = rng.permuted(orders[:, alike], axis=1)
+    orders = shuffled_orders(encode(molecule).labels, N_FRAMES)
     back = topology_filter.screen(np.take_along_axis(frames, orders[:, :, None], axis=1))
     assert back.passes.all()
     lengths = [[np.linalg.norm(x[i] - x[j]) for i, j in molecule.bonds] for x in back.positions_nm]
     assert np.max(lengths) < 0.21  # nm: sulphur and carbon
     for found, original in zip(back.positions_nm, frames, strict=True):
         assert {tuple(atom) for atom in found} == {tuple(atom) for atom in original}
+
+
+@pytest.mark.parametrize("encode", [encode_backbone, encode_elements])
+def test_no_order_of_many_branches_is_given_up(encode: Encode) -> None:
+    molecule = Molecule.from_topology(*assembled("IL"))
+    orders = shuffled_orders(encode(molecule).labels, 500)
+    assert filter_of(molecule, encode).screen(assembled("IL")[1][orders]).passes.all()
 
 
 @each_sequence
