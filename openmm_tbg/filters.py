@@ -160,7 +160,7 @@ class TopologyFilter:
     stereocentres, the mirror image (`Chirality`). Folding the two mirror images of an achiral
     density $q(x) = q(-x)$ into one doubles it, so that `log_fold` $= \ln 2$ belongs to the log q of
     every frame that passes, of proposals and of current states, mirrored or not. A density that
-    tells the two apart is left as it is.
+    tells the two apart is left as it is. A cis peptide bond passes: bonds and hand are the same.
 
     Args:
         molecule: bonds and stereocentres that a configuration must have.

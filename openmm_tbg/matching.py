@@ -112,7 +112,8 @@ def _require_protonation(reference: Molecule, molecule: Molecule) -> None:
     mine, theirs = _hydrogens(reference), _hydrogens(molecule)
     if _isomorphism(_heavy_graph(reference, mine), _heavy_graph(molecule, theirs)):
         return
-    mapping = _isomorphism(_heavy_graph(reference), _heavy_graph(molecule)) or ()
+    mapping = _isomorphism(_heavy_graph(reference), _heavy_graph(molecule))
+    assert mapping is not None, "the heavy atoms gave the sequence"
     pairs = zip(_heavy_atoms(reference), (_heavy_atoms(molecule)[k] for k in mapping), strict=True)
     faults = [
         f"{molecule.names[b]} of {molecule.residue_names[b]} has {theirs[b]} where {mine[a]} belong"

@@ -20,8 +20,8 @@ from .torsions import Dihedral, with_dihedral
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 FORCE_FIELD = ("amber14-all.xml", "implicit/obc1.xml")
 TEMPERATURE_K = 310.0
-EXTENDED_PHI, EXTENDED_PSI = -140.0, 130.0
-RARE_PHI = 60.0
+EXTENDED_PHI_DEGREES, EXTENDED_PSI_DEGREES = -140.0, 130.0
+RARE_PHI_DEGREES = 60.0
 
 
 def dipeptide(sequence: str) -> ReferenceSystem:
@@ -55,7 +55,7 @@ def dipeptide(sequence: str) -> ReferenceSystem:
     frames = [frame]
     if sequence[1] != "P":
         phi, moving = _phi(topology)
-        frames.append(with_dihedral(frame, phi, moving, np.radians(RARE_PHI)))
+        frames.append(with_dihedral(frame, phi, moving, np.radians(RARE_PHI_DEGREES)))
     starts = np.stack([_minimum(system, each) for each in frames])
     return ReferenceSystem(topology, system, starts, TEMPERATURE_K, FORCE_FIELD)
 
@@ -68,7 +68,7 @@ def assembled(sequence: str) -> tuple[app.Topology, Frame]:
     """
     _require_sequence(sequence)
     first, second = (PeptideBuilder.Geometry.geometry(letter) for letter in sequence)
-    second.phi, second.psi_im1 = EXTENDED_PHI, EXTENDED_PSI
+    second.phi, second.psi_im1 = EXTENDED_PHI_DEGREES, EXTENDED_PSI_DEGREES
     heavy = PeptideBuilder.initialize_res(first)
     PeptideBuilder.add_residue(heavy, second)
     PeptideBuilder.add_terminal_OXT(heavy)
@@ -105,16 +105,16 @@ def warn_of_first_proline(sequence: str) -> None:
 
 
 def _require_sequence(sequence: str) -> None:
-    unknown = [letter for letter in sequence if letter not in AMINO_ACIDS]
-    if sequence != sequence.upper():
-        raise ValueError(
-            f"sequence: {sequence!r} has lower-case letters; write {sequence.upper()!r} for "
-            "L-amino acids (D-amino acids are not known)"
-        )
+    unknown = [letter for letter in sequence if letter.upper() not in AMINO_ACIDS]
     if unknown:
         raise ValueError(
             f"sequence: {unknown[0]!r} in {sequence!r} is none of the 20 amino acids; use "
             f"one-letter codes out of {AMINO_ACIDS}"
+        )
+    if sequence != sequence.upper():
+        raise ValueError(
+            f"sequence: {sequence!r} has lower-case letters; write {sequence.upper()!r} for "
+            "L-amino acids (D-amino acids are not known)"
         )
     if len(sequence) != 2:
         raise ValueError(

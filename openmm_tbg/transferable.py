@@ -1,4 +1,7 @@
-"""The published encodings of uncapped dipeptides: the same columns for every one of them."""
+"""The published encodings of uncapped dipeptides: the same columns for every one of them.
+
+Those of `encoding` number the atoms of one molecule; a network with these serves all 400.
+"""
 
 from __future__ import annotations
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import itertools
+import operator
+from collections import defaultdict
 
 import numpy as np
 import pytest
+import rustworkx as rx
 from openmm import app, unit
 from peptides import peptide
 from structures import Alanine, Structure, structure_from_smiles
 
-from openmm_tbg.matching import match_dipeptide
+from openmm_tbg.matching import _heavy_graphs, match_dipeptide
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.peptides import assembled
 
@@ -70,6 +74,16 @@ def test_any_order_of_atoms_is_brought_into_the_librarys(sequence: str) -> None:
         place = {atom: k for k, atom in enumerate(match.order)}
         bonds = {frozenset(place[atom.index] for atom in bond) for bond in given.topology.bonds()}
         assert bonds == {frozenset(bond) for bond in reference.molecule.bonds}
+
+
+def test_no_two_of_the_400_share_their_heavy_atoms_and_bonds() -> None:
+    alike = defaultdict(list)
+    for graph in _heavy_graphs().values():
+        alike[tuple(sorted(graph.nodes()))].append(graph)
+    pairs = [pair for group in alike.values() for pair in itertools.combinations(group, 2)]
+    assert sum(map(len, alike.values())) == 400
+    assert len(pairs) > 500
+    assert not any(rx.is_isomorphic(*pair, node_matcher=operator.eq) for pair in pairs)
 
 
 def test_the_structure_may_be_turned_and_bent() -> None:

@@ -124,6 +124,7 @@ def test_another_process_builds_the_same_and_the_global_generator_is_left_alone(
     ("sequence", "message"),
     [
         ("ks", "'ks' has lower-case letters; write 'KS'"),
+        ("ax", "'x' in 'ax' is none of the 20 amino acids"),
         ("AX", "'X' in 'AX' is none of the 20 amino acids; use one-letter codes out of ACDE"),
         ("AAA", "'AAA' has 3 amino acids where 2 are needed"),
         ("", "'' has 0 amino acids where 2 are needed"),
