@@ -37,6 +37,7 @@ from openmm_tbg.peptides import AMINO_ACIDS, dipeptide
 from openmm_tbg.torsions import with_dihedral
 
 ENCODINGS = {"full": encode_full, "backbone": encode_backbone, "none": encode_elements}
+TIMED = ("GG", "AA", "KS", "RV", "WK", "WW")  # 17 to 51 atoms
 SEQUENCES = ["".join(letters) for letters in itertools.product(AMINO_ACIDS, repeat=2)]
 
 
@@ -143,14 +144,23 @@ def row_of(sequence: str, frames_each: int) -> dict[str, object]:
         row["unexpected"].append("swapped, full")
     turned = cis(molecule, reference.positions_nm)
     row["cis"] = Cause(by_element.screen(turned[None]).cause[0]).name
-    many = np.resize(frames, (2048, *frames.shape[1:]))
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        full.screen(many)
-        seconds.append(time.perf_counter() - started)
-    row["frames_a_second"] = len(many) / min(seconds)
     return row
+
+
+def frames_a_second(sequence: str) -> float:
+    """Of processor time, for frames in order: 3 pm of noise on the first start."""
+    reference = dipeptide(sequence)
+    molecule = Molecule.from_topology(reference.topology, reference.positions_nm)
+    noise = np.random.default_rng(0).normal(scale=0.003, size=(2048, molecule.n_atoms, 3))
+    frames = reference.positions_nm + noise
+    topology_filter = TopologyFilter(molecule, encode_full(molecule).labels)
+    assert topology_filter.screen(frames).passes.all()
+    seconds = []
+    for _ in range(5):
+        started = time.process_time()
+        topology_filter.screen(frames)
+        seconds.append(time.process_time() - started)
+    return len(frames) / float(np.median(seconds))
 
 
 def summary(rows: dict[str, dict]) -> dict[str, object]:
@@ -158,7 +168,6 @@ def summary(rows: dict[str, dict]) -> dict[str, object]:
         key: np.array([row[key] for row in rows.values()]) for key in next(iter(rows.values()))
     }
     passes = [key for key in columns if key.startswith("pass_")]
-    slowest = min(rows, key=lambda sequence: rows[sequence]["frames_a_second"])
     return {
         "dipeptides": len(rows),
         "atoms": [int(columns["atoms"].min()), int(columns["atoms"].max())],
@@ -169,8 +178,6 @@ def summary(rows: dict[str, dict]) -> dict[str, object]:
         "bond_stretch": BOND_STRETCH,
         "longest_bond": float(columns["longest_bond"].max()),
         "shortest_gap": float(columns["shortest_gap"].min()),
-        "frames_a_second_slowest": [slowest, rows[slowest]["frames_a_second"]],
-        "frames_a_second_median": float(np.median(columns["frames_a_second"])),
         "ms_a_frame_to_reorder": {
             name: float(np.median(columns[f"ms_a_frame_{name}_shuffled"])) for name in ENCODINGS
         },
@@ -193,9 +200,11 @@ def main() -> None:
         if sequence in rows or time.perf_counter() - started > 60 * options.minutes:
             continue
         rows[sequence] = row_of(sequence, options.frames)
-        record = {"machine": machine(), "summary": summary(rows), "rows": rows}
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(summary(rows), indent=1))
+        options.out.write_text(json.dumps({"rows": rows}))
+    speeds = {sequence: frames_a_second(sequence) for sequence in TIMED}
+    record = {"machine": machine(), "summary": summary(rows), "frames_a_second": speeds}
+    print(json.dumps(record, indent=1))
+    options.out.write_text(json.dumps(record | {"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
