@@ -2,7 +2,7 @@
 
     python benchmarks/dipeptide_filters.py --out benchmarks/dipeptide_filters.json
 
-Each dipeptide runs for 0.2 ps and then 25 fs a frame, at 310 K in its own force field, from each start. Its
+Each dipeptide runs at 310 K in its own force field from each start: 0.2 ps, then 25 fs a frame. Its
 frames are screened as they are and with the atoms of equal label in random order, for each
 encoding. `longest_bond` and `shortest_gap` are the extremes of distances of bonded and of other
 pairs, in units of the sum of their covalent radii: BOND_STRETCH has to lie between. Planted in the
