@@ -136,7 +136,9 @@ class TrainedModel:
         return cls(
             card=ModelCard(**card | {"force_field": tuple(card["force_field"])}),
             molecule=Molecule.from_dict(description["molecule"]),
-            encoding=AtomEncoding(tuple(encoding["labels"]), encoding["n_labels"]),
+            encoding=AtomEncoding(
+                tuple(encoding["labels"]), encoding["n_labels"], tuple(encoding.get("blocks", ()))
+            ),
             geometry=ReferenceGeometry(
                 **{k: v.numpy() for k, v in _with_prefix(tensors, GEOMETRY).items()}
             ),

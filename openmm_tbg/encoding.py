@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,20 +23,38 @@ class AtomEncoding:
     A density that knows atoms by their labels only is invariant under permutations of atoms with
     equal label.
 
+    Args:
+        labels: of each atom.
+        n_labels: number of possible labels.
+        blocks: where a label stands for several properties at once, how many values each has; the
+            last varies fastest (C order), and their product is `n_labels`.
+
     Raises:
-        ValueError: for a label out of range.
+        ValueError: for a label out of range, or blocks of another product.
     """
 
     labels: tuple[int, ...]
     n_labels: int
+    blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(0 <= label < self.n_labels for label in self.labels):
             raise ValueError(f"labels: {self.labels} leave the range 0 to {self.n_labels - 1}")
+        if self.blocks and math.prod(self.blocks) != self.n_labels:
+            raise ValueError(f"blocks: the product of {self.blocks} is not {self.n_labels}")
 
-    def one_hot(self) -> Float64[np.ndarray, "atoms labels"]:
-        """Row $i$ is the unit vector of the label of atom $i$."""
-        return np.eye(self.n_labels)[list(self.labels)]
+    def one_hot(self) -> Float64[np.ndarray, "atoms columns"]:
+        """Row $i$ is the unit vector of the label of atom $i$, or one of each block side by side.
+
+        Example:
+            >>> AtomEncoding((0, 5), 6, (2, 3)).one_hot()
+            array([[1., 0., 1., 0., 0.],
+                   [0., 1., 0., 0., 1.]])
+        """
+        blocks = self.blocks or (self.n_labels,)
+        values = np.unravel_index(list(self.labels), blocks)
+        rows = [np.eye(size)[value] for size, value in zip(blocks, values, strict=True)]
+        return np.concatenate(rows, axis=1)
 
 
 def encode_full(molecule: Molecule) -> AtomEncoding:
@@ -48,7 +67,7 @@ def encode_full(molecule: Molecule) -> AtomEncoding:
         >>> bonds = ((0, 1), (0, 2), (0, 3))
         >>> names = ("N", "H1", "H2", "H3")
         >>> encode_full(Molecule((7, 1, 1, 1), names, ("NH3",) * 4, (0,) * 4, bonds, ()))
-        AtomEncoding(labels=(0, 1, 1, 1), n_labels=2)
+        AtomEncoding(labels=(0, 1, 1, 1), n_labels=2, blocks=())
     """
     representatives = list(range(molecule.n_atoms))
     for atom, number in enumerate(molecule.atomic_numbers):
@@ -70,7 +89,7 @@ def encode_elements(molecule: Molecule) -> AtomEncoding:
         >>> bonds = ((0, 1), (0, 2))
         >>> names = ("O", "H1", "H2")
         >>> encode_elements(Molecule((8, 1, 1), names, ("HOH",) * 3, (0,) * 3, bonds, ()))
-        AtomEncoding(labels=(1, 0, 0), n_labels=2)
+        AtomEncoding(labels=(1, 0, 0), n_labels=2, blocks=())
     """
     return _numbered(molecule.atomic_numbers)
 
@@ -85,7 +104,7 @@ def encode_backbone(molecule: Molecule) -> AtomEncoding:
         >>> bonds = ((0, 1), (0, 2), (2, 3))
         >>> names = ("CA", "HA", "CB", "HB")
         >>> encode_backbone(Molecule((6, 1, 6, 1), names, ("ALA",) * 4, (0,) * 4, bonds, ()))
-        AtomEncoding(labels=(2, 0, 1, 0), n_labels=3)
+        AtomEncoding(labels=(2, 0, 1, 0), n_labels=3, blocks=())
     """
     keys = [
         (True, atom) if _is_backbone(molecule, atom) else (False, number)

@@ -122,6 +122,13 @@ class Molecule:
         """Indices of the atoms bonded to `atom`, rising."""
         return _neighbours(self.bonds, atom)
 
+    def canonical_ranks(self) -> tuple[int, ...]:
+        """A number for each atom, equal where the bond graph cannot tell two apart (RDKit).
+
+        It goes with the atom when the atoms are reordered.
+        """
+        return _canonical_ranks(self.atomic_numbers, self.bonds)
+
     def topological_distances(self) -> Int[np.ndarray, "atoms atoms"]:
         """Number of bonds on the shortest way between each two atoms."""
         graph = _graph(self.n_atoms, self.bonds)
@@ -239,8 +246,7 @@ def _stereocentres(
     return tuple(found)
 
 
-def _canonical_ranks(atomic_numbers: Sequence[int], bonds: Bonds) -> list[int]:
-    """Equal for atoms that the bond graph cannot tell apart."""
+def _canonical_ranks(atomic_numbers: Sequence[int], bonds: Bonds) -> tuple[int, ...]:
     mol = Chem.RWMol()
     for number in atomic_numbers:
         atom = Chem.Atom(number)
@@ -249,7 +255,7 @@ def _canonical_ranks(atomic_numbers: Sequence[int], bonds: Bonds) -> list[int]:
     for i, j in bonds:
         mol.AddBond(i, j, Chem.BondType.SINGLE)
     mol.UpdatePropertyCache(strict=False)
-    return list(Chem.CanonicalRankAtoms(mol, breakTies=False))
+    return tuple(Chem.CanonicalRankAtoms(mol, breakTies=False))
 
 
 def _signed_volumes(

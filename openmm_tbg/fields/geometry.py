@@ -22,7 +22,7 @@ class ReferenceGeometry:
     is equivariant under their permutation.
 
     Args:
-        one_hot: label of each atom (atoms, labels).
+        one_hot: what the encoding says of each atom (atoms, columns).
         graph_distances: number of bonds between two atoms.
         covariance: between atoms, per Cartesian component, nm^2, of configurations that are centred
             and isotropically rotated.
@@ -32,7 +32,7 @@ class ReferenceGeometry:
             $a_0 \cdot (a_1 \times a_2) > 0$ for the arms from the centre.
     """
 
-    one_hot: Float64[np.ndarray, "atoms labels"]
+    one_hot: Float64[np.ndarray, "atoms columns"]
     graph_distances: Int[np.ndarray, "atoms atoms"]
     covariance: Pairs
     distance_mean: Pairs
