@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -12,11 +11,10 @@ from jaxtyping import Bool, Int
 
 from .arrays import Cause, Causes, Mask, Positions, Scalars
 from .molecule import Molecule
+from .ranks import Rank
 
 LogKeep = Callable[[Positions, Scalars], Scalars]
 """Log-probability of keeping a configuration, from positions (nm) and an estimate of log q."""
-
-RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +108,7 @@ class ProposalPool:
         batch_size: How many to draw at a time.
         seed: Seed of the proposals and streams; None takes entropy from the operating system.
         n_drawn: Proposals that an earlier process has used under this seed. Each number gives
-            streams of its own, as does each MPI or SLURM rank.
+            streams of its own, as does each rank of MPI, SLURM or torchrun.
 
     Raises:
         ValueError: `batch_size`, or the number taken, is below 1.
@@ -128,7 +126,7 @@ class ProposalPool:
             raise ValueError(f"batch_size is {batch_size}: draw at least one proposal at a time")
         self.generator = generator
         self._batch_size = batch_size
-        self._seeds = np.random.SeedSequence(seed, spawn_key=(n_drawn, _rank()))
+        self._seeds = np.random.SeedSequence(seed, spawn_key=(n_drawn, Rank.here().number))
         self._rng = self.spawn_rng()
         self._ahead: list[Proposals] = []
 
@@ -154,8 +152,3 @@ class ProposalPool:
                 " a proposal that fails a filter has to keep its row"
             )
         return batch
-
-
-def _rank() -> int:
-    """The rank of this process among those that MPI or SLURM started together, else 0."""
-    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
