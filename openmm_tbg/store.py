@@ -127,11 +127,7 @@ class ProposalStore:
         return any(self._digest(number))
 
     def require_same(self, generator: ProposalGenerator) -> None:
-        """Refuse another generator than the one whose proposals these are.
-
-        Raises:
-            ValueError: Its model or molecule is another.
-        """
+        """Raise a ValueError if these are proposals of another model or molecule."""
         self._require_same(_identity(generator))
 
     def fill(self, generator: ProposalGenerator, batches: Iterable[int] | None = None) -> None:
@@ -157,8 +153,7 @@ class ProposalStore:
         self.require_same(generator)
         if not self._is_sound(number):
             seeds = np.random.SeedSequence(self.manifest["seed"], spawn_key=(number,))
-            batch = generator.propose(self.batch_size, np.random.default_rng(seeds))
-            self.write(number, batch)
+            self.write(number, generator.propose(self.batch_size, np.random.default_rng(seeds)))
 
     def write(self, number: int, batch: Proposals) -> None:
         """Write a batch, over the one that is there.
@@ -285,17 +280,18 @@ def _allocate(path: Path, manifest: dict[str, Any]) -> None:
     """Arrays of full size in which no chunk is written yet."""
     n_batches, batch_size = manifest["n_batches"], manifest["batch_size"]
     group = zarr.create_group(path, attributes=manifest)
-    for name, row, dtype, chunk in (
-        ("positions_nm", (len(manifest["names"]), 3), "float64", batch_size),
-        ("log_q", (), "float64", batch_size),
-        ("cause", (), "int8", batch_size),
-        ("sha256", (32,), "uint8", 1),
+    for name, row, dtype, chunk, unwritten in (
+        ("positions_nm", (len(manifest["names"]), 3), "float64", batch_size, np.inf),
+        ("log_q", (), "float64", batch_size, np.inf),
+        ("cause", (), "int8", batch_size, -1),
+        ("sha256", (32,), "uint8", 1, 0),
     ):
         group.create_array(
             name,
             shape=(n_batches * chunk, *row),
             chunks=(chunk, *row),
             dtype=dtype,
+            fill_value=unwritten,
             compressors=None,  # noise does not compress
             chunk_key_encoding={"name": "default", "separator": "."},  # no folder for each batch
         )

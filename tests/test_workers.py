@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracles import GaussianGenerator
+from light import LightGenerator, loaded_once
 from test_store import content
 
 from openmm_tbg.proposals import Proposals
@@ -27,24 +27,20 @@ from openmm_tbg.workers import fill_with
 TESTS = Path(__file__).parent
 N_BATCHES, BATCH = 12, 4
 FILL_BY_RANK = """
-import sys, time
+import sys
 from pathlib import Path
-from oracles import GaussianGenerator
+from light import LightGenerator, loaded_once
 from openmm_tbg.ranks import Rank
 from openmm_tbg.store import ProposalStore
 
-class Slow(GaussianGenerator):
-    def propose(self, n, rng):
-        time.sleep(float(sys.argv[2]))
-        return super().propose(n, rng)
-
-store = ProposalStore.create(Path(sys.argv[1]), Slow(), 12, batch_size=4, seed=5)
-store.fill(Slow(), Rank.here().share(store.n_batches))
+generator = LightGenerator(seconds=float(sys.argv[2]))
+store = ProposalStore.create(Path(sys.argv[1]), generator, 12, batch_size=4, seed=5)
+store.fill(generator, Rank.here().share(store.n_batches))
 """
 
 
 def created(path: Path) -> ProposalStore:
-    return ProposalStore.create(path, GaussianGenerator(), N_BATCHES, BATCH, seed=5)
+    return ProposalStore.create(path, LightGenerator(), N_BATCHES, BATCH, seed=5)
 
 
 @pytest.fixture
@@ -55,7 +51,7 @@ def store(tmp_path: Path) -> ProposalStore:
 @pytest.fixture
 def expected(tmp_path: Path) -> dict[str, bytes]:
     undisturbed = created(tmp_path / "undisturbed")
-    undisturbed.fill(GaussianGenerator())
+    undisturbed.fill(LightGenerator())
     return content(undisturbed.path)
 
 
@@ -142,7 +138,7 @@ def test_a_store_whose_rank_was_killed_is_completed(
     assert not store.finished[mine].all()
     later = Rank(1, 2, 0), Rank(0, 2, 0)  # a later call may have another number of ranks
     for rank in later:
-        store.fill(GaussianGenerator(), rank.share(store.n_batches))
+        store.fill(LightGenerator(), rank.share(store.n_batches))
     assert content(path) == expected
 
 
@@ -166,20 +162,12 @@ def test_two_ranks_of_mpi_fill_a_store(tmp_path: Path, expected: dict[str, bytes
 # --- executors ---------------------------------------------------------------------------------
 
 
-class Loaded(GaussianGenerator):
-    """Leaves a mark for each worker that makes it."""
-
-    def __init__(self, marks: Path) -> None:
-        super().__init__()
-        (marks / f"{os.getpid()}").touch(exist_ok=False)
-
-
 def assert_filled_by(
     executor: Executor, store: ProposalStore, expected: dict[str, bytes], marks: Path
 ) -> None:
-    store.fill(GaussianGenerator(), [3])
+    store.fill(LightGenerator(), [3])
     marks.mkdir()
-    fill_with(executor, store, partial(Loaded, marks))
+    fill_with(executor, store, partial(loaded_once, marks))
     assert content(store.path) == expected
     workers = {int(path.name) for path in marks.iterdir()}
     assert workers
@@ -214,13 +202,13 @@ FILL_BY_MPI_POOL = """
 import sys
 from pathlib import Path
 from mpi4py.futures import MPIPoolExecutor
-from oracles import GaussianGenerator
+from light import LightGenerator, loaded_once
 from openmm_tbg.store import ProposalStore
 from openmm_tbg.workers import fill_with
 
 if __name__ == "__main__":
     with MPIPoolExecutor() as executor:
-        fill_with(executor, ProposalStore(Path(sys.argv[1])), GaussianGenerator)
+        fill_with(executor, ProposalStore(Path(sys.argv[1])), LightGenerator)
 """
 
 
@@ -231,7 +219,7 @@ def test_a_pool_of_mpi(store: ProposalStore, expected: dict[str, bytes], tmp_pat
     assert content(store.path) == expected
 
 
-class FailsOnce(GaussianGenerator):
+class FailsOnce(LightGenerator):
     """The third batch that is drawn meets a broken GPU."""
 
     n_drawn = 0
@@ -250,7 +238,7 @@ def test_a_batch_that_fails_is_said_and_the_rest_drawn(
         with pytest.raises(RuntimeError, match=r"1 of 12 .* batch 2 with OSError.*off the bus"):
             fill_with(executor, store, FailsOnce)
         np.testing.assert_array_equal(store.finished, np.arange(N_BATCHES) != 2)
-        fill_with(executor, store, GaussianGenerator)
+        fill_with(executor, store, LightGenerator)
     assert content(store.path) == expected
 
 
@@ -259,5 +247,5 @@ def test_workers_refuse_another_generator(store: ProposalStore) -> None:
         ThreadPoolExecutor(1) as executor,
         pytest.raises(RuntimeError, match=r"12 of 12 .* batch 0 with ValueError.*sha256 is"),
     ):
-        fill_with(executor, store, partial(GaussianGenerator, width_nm=0.03))
+        fill_with(executor, store, partial(LightGenerator, sha256="other"))
     assert not store.finished.any()
