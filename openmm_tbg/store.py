@@ -120,6 +120,9 @@ class ProposalStore:
     @property
     def finished(self) -> Mask:
         """Which batches are drawn."""
+        with suppress(ValueError):  # of a digest that is cut short
+            finished: Mask = np.asarray(self._digests[:]).any(axis=1)
+            return finished
         return np.array([self.has(number) for number in range(self.n_batches)])
 
     def has(self, number: int) -> bool:
@@ -187,7 +190,7 @@ class ProposalStore:
             RuntimeError: A batch is damaged, or none is finished.
         """
         numbers = np.flatnonzero(self.finished)
-        if len(numbers) == 0:
+        if not len(numbers):
             raise RuntimeError(f"no batch of {self.path} is finished: fill the store first")
         return Proposals.concatenate([self.read_batch(int(number)) for number in numbers])
 
