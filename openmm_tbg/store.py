@@ -121,8 +121,7 @@ class ProposalStore:
     def finished(self) -> Mask:
         """Which batches are drawn."""
         with suppress(ValueError):  # of a digest that is cut short
-            finished: Mask = np.asarray(self._digests[:]).any(axis=1)
-            return finished
+            return np.array(np.asarray(self._digests[:]).any(axis=1))
         return np.array([self.has(number) for number in range(self.n_batches)])
 
     def has(self, number: int) -> bool:
