@@ -17,6 +17,7 @@ from assertions import assert_mean
 from oracles import MOLECULE, GaussianGenerator, half_space, harmonic_state, sampler_state
 from zarr.storage import LocalStore
 
+from openmm_tbg import move as move_module
 from openmm_tbg.move import TBGMove
 from openmm_tbg.proposals import Proposals
 from openmm_tbg.store import COLUMNS, ProposalStore
@@ -366,6 +367,30 @@ def test_an_exhausted_store_says_so_in_the_move(full: ProposalStore, tmp_path: P
         again.propose(1, rng)
     full.fill(generator())
     assert_same(again.propose(BATCH, rng), full.read_batch(0))
+
+
+def test_a_restored_run_goes_on_where_its_claims_end(
+    full: ProposalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stored() -> StoredProposals:
+        return StoredProposals(full, generator(), tmp_path / "claims")
+
+    state, current, cache = harmonic_state(), sampler_state(), oracles.reference_cache()
+    move = TBGMove(stored(), n_proposals=2, seed=1)
+    move.apply(state, current, context_cache=cache)
+    kept = move.__getstate__()
+    monkeypatch.setattr(move_module, "_GENERATORS", {})
+    monkeypatch.setattr(move_module, "_POOLS", {})
+    restored = TBGMove.__new__(TBGMove)
+    restored.__setstate__(kept)
+    with pytest.raises(RuntimeError, match=r"'stored proposals of toy', which no file holds"):
+        restored.apply(state, current, context_cache=cache)
+    again = stored()
+    move_module.register_generator(again)
+    restored.apply(state, current, context_cache=cache)
+    assert restored.statistics["n_proposed"] == 4
+    rest = again.propose(BATCH - 2, np.random.default_rng(0))
+    assert_same(rest, full.read_batch(1)[2:])  # batch 0 was claimed by the process before
 
 
 def test_a_chain_from_a_store_has_the_right_law(tmp_path: Path) -> None:
