@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from .potential import ReducedPotential as ReducedPotential
     from .proposals import ProposalPool as ProposalPool
     from .proposals import Proposals as Proposals
+    from .ranks import Rank as Rank
+    from .store import ProposalStore as ProposalStore
+    from .stored import StoredProposals as StoredProposals
     from .thinning import ThinnedGenerator as ThinnedGenerator
+    from .workers import fill_with as fill_with
 
 __version__ = "0.1.0"
 
@@ -21,11 +25,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "BoltzmannGenerator": "generator",
     "ProposalPool": "proposals",
+    "ProposalStore": "store",
     "Proposals": "proposals",
+    "Rank": "ranks",
     "ReducedPotential": "potential",
+    "StoredProposals": "stored",
     "TBGMove": "move",
     "ThinnedGenerator": "thinning",
     "effective_sample_size": "analysis",
+    "fill_with": "workers",
     "registered_models": "models",
 }
 

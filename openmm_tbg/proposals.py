@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +13,10 @@ from jaxtyping import Bool, Int
 
 from .arrays import Cause, Causes, Mask, Positions, Scalars
 from .molecule import Molecule
+from .ranks import Rank
 
 LogKeep = Callable[[Positions, Scalars], Scalars]
 """Log-probability of keeping a configuration, from positions (nm) and an estimate of log q."""
-
-RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +110,7 @@ class ProposalPool:
         batch_size: How many to draw at a time.
         seed: Seed of the proposals and streams; None takes entropy from the operating system.
         n_drawn: Proposals that an earlier process has used under this seed. Each number gives
-            streams of its own, as does each MPI or SLURM rank.
+            streams of its own, as does each rank of MPI, SLURM or torchrun.
         batches_ahead: Batches that a thread of the pool's own draws while those before are used.
             The same proposals come in the same order; the generator has to bear that `evaluate` is
             called meanwhile, and Python ends no earlier than the batch being drawn.
@@ -136,7 +134,7 @@ class ProposalPool:
             raise ValueError(f"batches_ahead is {batches_ahead}: give a number of batches, or 0")
         self.generator = generator
         self._batch_size = batch_size
-        self._seeds = np.random.SeedSequence(seed, spawn_key=(n_drawn, _rank()))
+        self._seeds = np.random.SeedSequence(seed, spawn_key=(n_drawn, Rank.here().number))
         self._rng = self.spawn_rng()
         self._drawn: list[Proposals] = []
         self._coming: deque[Future[Proposals]] = deque()
@@ -172,8 +170,3 @@ class ProposalPool:
                 " a proposal that fails a filter has to keep its row"
             )
         return batch
-
-
-def _rank() -> int:
-    """The rank of this process among those that MPI or SLURM started together, else 0."""
-    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)

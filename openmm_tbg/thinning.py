@@ -143,7 +143,7 @@ class ThinnedGenerator:
     @property
     def reference(self) -> str:
         """The generator's with a mark, since no file holds the potential and the threshold."""
-        return f"{self.generator.reference} (thinned)"
+        return f"thinned proposals of {self.generator.reference}"
 
     @property
     def sha256(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from types import SimpleNamespace
 
@@ -10,7 +11,8 @@ import pytest
 from oracles import MOLECULE, GaussianGenerator
 
 from openmm_tbg.arrays import Cause
-from openmm_tbg.proposals import RANK_VARIABLES, ProposalPool, Proposals
+from openmm_tbg.proposals import ProposalPool, Proposals
+from openmm_tbg.ranks import LAUNCHERS
 
 
 def numbered(n: int, start: int = 0) -> Proposals:
@@ -126,19 +128,20 @@ def test_the_batch_size_does_not_change_the_law_of_the_stream() -> None:
 
 
 def test_streams_differ_by_call_seed_process_and_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in RANK_VARIABLES:
+    for variable in itertools.chain(*LAUNCHERS.values()):
         monkeypatch.delenv(variable, raising=False)
     generator = GaussianGenerator()
     pools = [ProposalPool(generator, 2, seed=5), ProposalPool(generator, 2, seed=6)]
     pools += [ProposalPool(generator, 2, seed=5, n_drawn=64), ProposalPool(generator, 2)]
-    for variable in RANK_VARIABLES:
+    for number, size, _ in LAUNCHERS.values():
         with monkeypatch.context() as process:
-            process.setenv(variable, "3")
+            process.setenv(number, "3")
+            process.setenv(size, "4")
             pools.append(ProposalPool(generator, 2, seed=5))
     draws = [pool.spawn_rng().random() for pool in pools for _ in range(2)]
     draws += [pool.take(1).log_q[0] for pool in pools]
-    # The three ways to learn the same rank give the same streams; all else differs.
-    assert len(set(draws)) == len(draws) - 3 * (len(RANK_VARIABLES) - 1)
+    # The ways to learn the same rank give the same streams; all else differs.
+    assert len(set(draws)) == len(draws) - 3 * (len(LAUNCHERS) - 1)
 
 
 @pytest.mark.parametrize("n", [0, -3])

@@ -18,6 +18,7 @@ from scipy.integrate import quad
 from toys import LENGTH_NM, WIDTH_NM, backbone, diatomic
 
 from openmm_tbg.frames import Frames, FrameStore, load_frames
+from openmm_tbg.progress import SECONDS_BETWEEN_LOG_LINES
 from openmm_tbg.reference import ReferenceSystem, alanine_dipeptide
 from openmm_tbg.simulation import Dynamics, repartition_hydrogen_mass, simulate, trajectory
 
@@ -190,7 +191,7 @@ def test_a_log_file_gets_few_lines(
     run: Callable[..., Frames], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run()
-    assert trajectory.SECONDS_BETWEEN_LOG_LINES > 1
+    assert SECONDS_BETWEEN_LOG_LINES > 1
     assert "\x1b" not in capsys.readouterr().err
 
 

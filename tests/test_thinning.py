@@ -214,14 +214,15 @@ def test_its_digest_tells_model_potential_and_threshold_apart() -> None:
 
 def test_a_restored_move_asks_for_what_no_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = thinned_gaussian()
+    generator.generator.reference = "/models/toy.safetensors"
     stored = TBGMove(generator, n_proposals=2, seed=5).__getstate__()
     monkeypatch.setattr(move_module, "_GENERATORS", {})
     monkeypatch.setattr(move_module, "_POOLS", {})
     move = TBGMove.__new__(TBGMove)
     move.__setstate__(stored)
-    with pytest.raises(RuntimeError, match=r"'toy \(thinned\)', which no file holds: build it"):
+    with pytest.raises(RuntimeError, match=r"toy.safetensors', which no file holds: build it"):
         _ = move.generator
-    move_module.register_generator(thinned_gaussian())
+    move_module.register_generator(generator)
     assert move.generator.sha256 == generator.sha256
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -15,14 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int
-from tqdm import tqdm
 
 from ..arrays import Cause, Causes, Mask, Positions, Scalars
 from ..frames import exclusive, write_atomically
 from ..metropolis import log_weights
+from ..progress import progress_bar
 from ..proposals import ProposalGenerator
-
-SECONDS_BETWEEN_LOG_LINES = 30.0
 
 Potential = Callable[[Positions], Scalars]
 
@@ -140,7 +137,10 @@ def draw_scored(
         raise ValueError(f"n is {n} and batch {batch}: draw at least one proposal at a time")
     folder = None if out is None else BatchFolder(out, generator, seed, batch)
     drawn: list[ScoredProposals] = []
-    with nullcontext() if folder is None else exclusive(folder.path / "lock"), _bar(n) as bar:
+    with (
+        nullcontext() if folder is None else exclusive(folder.path / "lock"),
+        progress_bar(n, "proposal") as bar,
+    ):
         for number in range(-(-n // batch)):
             scored = None if folder is None else folder.load(number, potential)
             if scored is None:
@@ -251,10 +251,3 @@ def _require_same_potential(scored: ScoredProposals, potential: Potential, file:
             f"{file} holds a proposal of {stored:.4f} kT, for which potential gives {here:.4f} kT: "
             "give the System and temperature of the stored run, or choose another folder"
         )
-
-
-def _bar(n: int) -> tqdm:
-    """A bar on a terminal, a line now and then in a log file."""
-    on_terminal = sys.stderr.isatty()
-    interval = 0.1 if on_terminal else SECONDS_BETWEEN_LOG_LINES
-    return tqdm(total=n, unit="proposal", mininterval=interval, leave=not on_terminal)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from ..arrays import Frame, Positions
 from ..frames import FrameStore, exclusive, write_atomically
+from ..progress import progress_bar
 from .bias import RamachandranBias
 from .dynamics import Dynamics
 
@@ -26,7 +26,6 @@ FRAMES_PER_CHUNK = 500
 AUXILIARY_GROUP = 31  # forces that are no part of the target: biases, restraints
 TARGET_GROUPS = set(range(AUXILIARY_GROUP))
 GPU_PLATFORMS = {"CUDA", "HIP", "OpenCL"}
-SECONDS_BETWEEN_LOG_LINES = 30.0
 N_COUNT_BYTES = 8
 
 
@@ -119,7 +118,8 @@ def run(trajectory: Trajectory) -> None:
         if n_done == trajectory.n_frames:
             return
         context = _context(trajectory, state)
-        with _progress(trajectory, n_done) as bar:
+        row = trajectory.tracks[0].walker
+        with progress_bar(trajectory.n_frames, "frame", trajectory.name, n_done, row) as bar:
             while n_done < trajectory.n_frames:
                 n_chunk = min(FRAMES_PER_CHUNK, trajectory.n_frames - n_done)
                 positions_nm, forces_per_nm = _chunk(trajectory, context, n_done, n_chunk, bar)
@@ -204,16 +204,3 @@ def _write(
     if track.bias is not None:
         bias_kT = track.bias.energy_kT(own)
     store.write(track.walker, n_done, centred, forces_per_nm[:, atoms], bias_kT)
-
-
-def _progress(trajectory: Trajectory, n_done: int) -> tqdm:
-    """A bar on a terminal, a line now and then in a log file."""
-    on_terminal = sys.stderr.isatty()
-    return tqdm(
-        total=trajectory.n_frames,
-        initial=n_done,
-        desc=trajectory.name,
-        position=trajectory.tracks[0].walker if on_terminal else None,
-        leave=not on_terminal,
-        mininterval=0.1 if on_terminal else SECONDS_BETWEEN_LOG_LINES,
-    )

@@ -1,0 +1,299 @@
+"""Proposals drawn once: a folder that many processes fill and every machine reads.
+
+A folder holds arrays of full size, batch after batch: `positions_nm` (rows, atoms, 3), `log_q` and
+`cause` (rows,), and `sha256` (batches, 32), the digest of each finished batch. A chunk of an array
+is a batch, renamed into place when it is whole, and the digest comes last: a batch counts once it
+is there. So processes need no locks, and may be killed at any instant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from .arrays import Mask
+from .progress import progress_bar
+from .proposals import ProposalGenerator, Proposals
+
+COLUMNS = ("positions_nm", "log_q", "cause")
+PACKAGES = ("openmm-tbg", "numpy", "torch", "zarr")  # versions are told, not compared
+
+_log = logging.getLogger(__name__)
+
+
+class ProposalStore:
+    """Batches of proposals of one generator, drawn once.
+
+    Batch b is drawn from the seed and b alone: however the batches are spread over processes, and
+    after any kill, one kind of machine gives the same bits.
+
+    Args:
+        path: A folder that `create` made.
+
+    Raises:
+        FileNotFoundError: There is no store.
+
+    Example:
+        >>> from openmm_tbg.molecule import Molecule
+        >>> class Normal:
+        ...     molecule = Molecule((1,), ("H",), ("H",), (0,), (), ())
+        ...     reference, sha256, evaluate = "normal", "0", len
+        ...     def propose(self, n, rng):
+        ...         x = rng.normal(size=(n, 1, 3))
+        ...         return Proposals(x, -np.square(x).sum(axis=(1, 2)) / 2, np.zeros(n, np.int8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = ProposalStore.create(Path(folder) / "a", Normal(), 3, batch_size=4, seed=1)
+        ...     store.fill(Normal(), [0, 2])
+        ...     store.finished, len(store.read())
+        (array([ True, False,  True]), 8)
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path).absolute()
+        if not _is_store(self.path):
+            raise FileNotFoundError(
+                f"{path} is no store of proposals: make one with ProposalStore.create"
+            )
+        group = zarr.open_group(self.path, mode="r+")
+        self.manifest: dict[str, Any] = group.attrs.asdict()
+        arrays: dict[str, Any] = dict(group.arrays())
+        self._columns = [arrays[name] for name in COLUMNS]
+        self._digests = arrays["sha256"]
+
+    @classmethod
+    def create(
+        cls, path: Path, generator: ProposalGenerator, n_batches: int, batch_size: int, seed: int
+    ) -> ProposalStore:
+        """Make a store, or open the one that the same arguments have made; nothing is drawn yet.
+
+        Several processes may call it at the same time.
+
+        Args:
+            path: The folder; one that is there already is empty or a store.
+            generator: What will draw the proposals.
+            n_batches: Number of batches.
+            batch_size: Proposals in each.
+            seed: Origin of all random numbers.
+
+        Raises:
+            ValueError: A number is out of range, or the store there is of another generator,
+                molecule, size or seed.
+            FileExistsError: `path` is there and no store.
+        """
+        if n_batches < 1 or batch_size < 1 or seed < 0:
+            raise ValueError(
+                f"n_batches is {n_batches}, batch_size {batch_size} and seed {seed}: "
+                "give at least one batch of at least one proposal, and a seed that is not negative"
+            )
+        path = Path(path).absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn = {"n_batches": n_batches, "batch_size": batch_size, "seed": seed}
+        made_from = _identity(generator) | {name: int(value) for name, value in drawn.items()}
+        if not _is_store(path):
+            versions = {name: version(name) for name in PACKAGES}
+            _make(path, made_from | {"reference": generator.reference, "versions": versions})
+        store = cls(path)
+        store._require_same(made_from)
+        return store
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches, finished or not."""
+        return int(self.manifest["n_batches"])
+
+    @property
+    def batch_size(self) -> int:
+        """Proposals in each batch."""
+        return int(self.manifest["batch_size"])
+
+    @property
+    def finished(self) -> Mask:
+        """Which batches are drawn."""
+        with suppress(ValueError):  # of a digest that is cut short
+            return np.array(np.asarray(self._digests[:]).any(axis=1))
+        return np.array([self.has(number) for number in range(self.n_batches)])
+
+    def has(self, number: int) -> bool:
+        """Whether a batch is drawn."""
+        return any(self._digest(number))
+
+    def require_same(self, generator: ProposalGenerator) -> None:
+        """Raise a ValueError if these are proposals of another model or molecule."""
+        self._require_same(_identity(generator))
+
+    def fill(self, generator: ProposalGenerator, batches: Iterable[int] | None = None) -> None:
+        """Draw the batches that are not there yet, and those that are damaged.
+
+        Args:
+            generator: What draws the proposals.
+            batches: Which batches, such as `Rank.here().share(store.n_batches)`; all if None.
+
+        Raises:
+            ValueError: The generator is another, or drops the rows that fail a filter.
+            IndexError: There is no such batch.
+            OSError: A batch cannot be written.
+        """
+        numbers = list(range(self.n_batches) if batches is None else batches)
+        with progress_bar(len(numbers), "batch", self.path.name) as bar:
+            for number in numbers:
+                self.draw(number, generator)
+                bar.update()
+
+    def draw(self, number: int, generator: ProposalGenerator) -> None:
+        """Draw a batch, unless it is there and sound; errors as in `fill`."""
+        self.require_same(generator)
+        if not self._is_sound(number):
+            seeds = np.random.SeedSequence(self.manifest["seed"], spawn_key=(number,))
+            self.write(number, generator.propose(self.batch_size, np.random.default_rng(seeds)))
+
+    def write(self, number: int, batch: Proposals) -> None:
+        """Write a batch, over the one that is there.
+
+        Raises:
+            ValueError: It has another number of rows than the batches of the store.
+            OSError: It cannot be written. Those written before are sound.
+        """
+        if len(batch) != self.batch_size:
+            raise ValueError(
+                f"batch {number} has {len(batch)} rows, the batches of {self.path} have "
+                f"{self.batch_size}: a proposal that fails a filter has to keep its row"
+            )
+        try:
+            for name, array in zip(COLUMNS, self._columns, strict=True):
+                array[self._rows(number)] = getattr(batch, name)
+            digest = self._digest_of(number, batch)
+            self._digests[number] = np.frombuffer(digest, dtype=np.uint8)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"batch {number} cannot be written to {self.path} ({error.strerror}): see that the "
+                "disk has room and the folder may be written, and fill the store again; the "
+                "batches written before are sound",
+            ) from error
+
+    def read(self) -> Proposals:
+        """All finished batches in their order, each checked against its digest.
+
+        Raises:
+            RuntimeError: A batch is damaged, or none is finished.
+        """
+        numbers = np.flatnonzero(self.finished)
+        if not len(numbers):
+            raise RuntimeError(f"no batch of {self.path} is finished: fill the store first")
+        return Proposals.concatenate([self.read_batch(int(number)) for number in numbers])
+
+    def read_batch(self, number: int) -> Proposals:
+        """One batch, checked against its digest.
+
+        Raises:
+            RuntimeError: It is damaged, or not finished.
+            IndexError: There is no such batch.
+        """
+        if not self.has(number):
+            raise RuntimeError(f"batch {number} of {self.path} is not drawn yet: fill the store")
+        with suppress(ValueError):  # of an array that is cut short
+            columns = [np.asarray(array[self._rows(number)]) for array in self._columns]
+            batch = Proposals(*columns)
+            if self._digest_of(number, batch) == self._digest(number):
+                return batch
+        raise RuntimeError(
+            f"batch {number} of {self.path} is damaged: fill the store again with its generator, "
+            "which draws this batch anew and leaves the others alone"
+        )
+
+    def _is_sound(self, number: int) -> bool:
+        if not self.has(number):
+            return False
+        try:
+            self.read_batch(number)
+        except RuntimeError:
+            _log.warning("batch %d of %s is damaged and drawn again", number, self.path)
+            return False
+        return True
+
+    def _rows(self, number: int) -> slice:
+        return slice(number * self.batch_size, (number + 1) * self.batch_size)
+
+    def _digest(self, number: int) -> bytes:
+        """The stored digest, zeros while there is none."""
+        if not 0 <= number < self.n_batches:
+            raise IndexError(f"{self.path} has batches 0 to {self.n_batches - 1}, but no {number}")
+        try:
+            return bytes(np.asarray(self._digests[number]))
+        except ValueError:
+            return b"cut short"
+
+    def _digest_of(self, number: int, batch: Proposals) -> bytes:
+        """The digest of a batch at its place in this store."""
+        digest = hashlib.sha256(json.dumps([self.manifest, number], sort_keys=True).encode())
+        for name in COLUMNS:
+            digest.update(np.ascontiguousarray(getattr(batch, name)).data)
+        return digest.digest()
+
+    def _require_same(self, here: dict[str, Any]) -> None:
+        differing = [
+            f"{key} is {self.manifest[key]!r:.70} there and {value!r:.70} here"
+            for key, value in here.items()
+            if self.manifest[key] != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.path} holds other proposals: {'; '.join(differing)}. "
+                "Choose another folder, or give what made the one there"
+            )
+
+
+def _identity(generator: ProposalGenerator) -> dict[str, Any]:
+    """What tells generators apart; tuples become lists, as in the file."""
+    molecule: dict[str, Any] = json.loads(json.dumps(asdict(generator.molecule)))
+    return {"sha256": generator.sha256} | molecule
+
+
+def _is_store(path: Path) -> bool:
+    return (path / "sha256" / "zarr.json").exists()
+
+
+def _make(path: Path, manifest: dict[str, Any]) -> None:
+    """Make a store that is seen whole or not at all, unless another process is faster."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+        made = Path(scratch) / "store"
+        _allocate(made, manifest)
+        try:
+            made.rename(path)
+        except OSError as error:
+            if not _is_store(path):
+                raise FileExistsError(
+                    f"{path} is there and no store of proposals: choose another folder"
+                ) from error
+
+
+def _allocate(path: Path, manifest: dict[str, Any]) -> None:
+    """Arrays of full size in which no chunk is written yet."""
+    n_batches, batch_size = manifest["n_batches"], manifest["batch_size"]
+    group = zarr.create_group(path, attributes=manifest)
+    for name, row, dtype, chunk, unwritten in (
+        ("positions_nm", (len(manifest["names"]), 3), "float64", batch_size, np.inf),
+        ("log_q", (), "float64", batch_size, np.inf),
+        ("cause", (), "int8", batch_size, -1),
+        ("sha256", (32,), "uint8", 1, 0),
+    ):
+        group.create_array(
+            name,
+            shape=(n_batches * chunk, *row),
+            chunks=(chunk, *row),
+            dtype=dtype,
+            fill_value=unwritten,
+            compressors=None,  # noise does not compress
+            chunk_key_encoding={"name": "default", "separator": "."},  # no folder for each batch
+        )
