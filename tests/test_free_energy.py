@@ -135,7 +135,7 @@ def test_a_flow_equal_to_the_target_has_no_error() -> None:
     assert found.error < 1e-7
     both = bennett(constant, constant)
     assert both.value == pytest.approx(-3.25, abs=1e-9)
-    assert both.overlap == pytest.approx(1.0)
+    assert both.overlap == pytest.approx(0.5)
 
 
 def test_a_constant_energy_shifts_the_free_energy_alone() -> None:
@@ -229,6 +229,27 @@ def test_states_that_hardly_overlap_are_doubted_and_others_refused() -> None:
     assert "the states hardly overlap" in multistate(*apart(5.5)).doubts[0]
     with pytest.raises(ValueError, match="the states do not overlap"):
         multistate(*apart(60.0))
+
+
+def test_a_ladder_is_as_good_as_its_weakest_link() -> None:
+    """Ends of a ladder need not overlap; taking a rung out leaves a gap."""
+    rng = np.random.default_rng(14)
+
+    def ladder(centres: list[float]) -> float:
+        x = np.concatenate([centre + rng.normal(size=200) for centre in centres])
+        u_kn = (x - np.array(centres)[:, np.newaxis]) ** 2 / 2
+        return multistate(u_kn, np.full(len(centres), 200)).weakest_link
+
+    whole, gap = ladder([0.0, 2.0, 4.0, 6.0, 8.0]), ladder([0.0, 2.0, 6.0, 8.0])
+    assert whole > 0.08
+    assert gap < whole / 3
+
+
+def test_the_average_of_an_observable_that_is_often_zero() -> None:
+    u_kn, n_k = harmonic_states(2000, np.random.default_rng(15))
+    outside = (np.sqrt(2 * u_kn[0]) > 1.0).astype(float)
+    found = multistate(u_kn, n_k).average(outside, state=0)
+    assert abs(found.value - 2 * upper_tail(1.0)) < 4 * found.error < 0.1
 
 
 def test_a_chain_is_thinned_to_what_is_independent() -> None:

@@ -58,7 +58,7 @@ def free_energy_difference_of_chain(first: Mask) -> Estimated:
     Example:
         >>> inside = np.random.default_rng(0).random(1000) < 0.2
         >>> print(free_energy_difference_of_chain(inside))
-        1.442 +- 0.080 (populations of a chain, N = 1000, 1000 effective)
+        1.431 +- 0.080 (populations of a chain, N = 1000, 1000 effective)
     """
     if first.all() or not first.any():
         raise ValueError(

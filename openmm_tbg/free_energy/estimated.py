@@ -24,7 +24,7 @@ class Estimated:
         estimator: Name of the method.
         n: Samples used, of each state; proposals that failed a filter are counted.
         n_effective: Kish's effective number of the samples that decide the figure.
-        overlap: Of the states, between 0 and 1; None where there is one state.
+        overlap: Of the states, at their weakest link: 1/2 for two that are equal, None for one.
         doubts: Reasons not to trust the figure; empty where none is known.
     """
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import rustworkx as rx
 from jaxtyping import Float64, Int
 
 from ..arrays import Scalars
@@ -68,7 +69,7 @@ def bennett(
         "BAR",
         n,
         float(states.n_effective.min()),
-        states.least_overlap,
+        states.weakest_link,
         states.doubts,
     )
 
@@ -83,6 +84,8 @@ class MultistateFreeEnergies:
         overlap: Probability that a sample of state i is found in state j by its weights.
         n: Samples of each state.
         n_effective: Effective number of all samples in each state.
+        weakest_link: The smallest overlap that has to be crossed to go from any sampled state to
+            any other, by the best way.
         doubts: Reasons not to trust the figures.
     """
 
@@ -91,7 +94,7 @@ class MultistateFreeEnergies:
     overlap: Float64[np.ndarray, "states states"]
     n: tuple[int, ...]
     n_effective: Float64[np.ndarray, " states"]
-    least_overlap: float
+    weakest_link: float
     doubts: tuple[str, ...]
     _mbar: MBAR
 
@@ -103,14 +106,15 @@ class MultistateFreeEnergies:
         """
         if observable.shape != (sum(self.n),) or not np.isfinite(observable).all():
             raise ValueError(f"observable: give a finite value for each of {sum(self.n)} samples")
-        found = self._mbar.compute_expectations(observable, state_dependent=False)
+        shift = float(observable.min()) - 1.0  # pymbar takes the logarithm
+        found = self._mbar.compute_expectations(observable - shift, state_dependent=False)
         return Estimated(
-            float(found["mu"][state]),
+            float(found["mu"][state]) + shift,
             float(found["sigma"][state]),
             "MBAR",
             self.n,
             float(self.n_effective[state]),
-            self.least_overlap,
+            self.weakest_link,
             self.doubts,
         )
 
@@ -140,26 +144,45 @@ def multistate(u_kn: ReducedPotentials, n_k: Counts) -> MultistateFreeEnergies:
     # One constant for each state keeps the numbers small; it is put back at the end.
     shifts = np.array([row[np.isfinite(row)].min() for row in u_kn])
     mbar = MBAR(u_kn - shifts[:, np.newaxis], n_k, solver_protocol="robust")
-    sampled = np.flatnonzero(n_k)
     overlap = mbar.compute_overlap()["matrix"]
-    among = np.sort(np.linalg.eigvals(overlap[np.ix_(sampled, sampled)]).real)[::-1]
-    least = float(1 - among[1]) if len(sampled) > 1 else 1.0
+    weakest = _weakest_link(overlap, np.flatnonzero(n_k))
     found = mbar.compute_free_energy_differences()
     differences = found["Delta_f"] + shifts[np.newaxis] - shifts[:, np.newaxis]
     errors = found["dDelta_f"]
-    if not (least > NO_OVERLAP and np.isfinite(differences).all() and np.isfinite(errors).all()):
+    if not (weakest > NO_OVERLAP and np.isfinite(differences).all() and np.isfinite(errors).all()):
         raise ValueError(
-            f"the states do not overlap ({least:.1e}): put states between them, or draw more"
+            f"the states do not overlap ({weakest:.1e}): put states between them, or draw more"
         )
     n_effective = mbar.compute_effective_sample_number()
     doubts = []
-    if least < LEAST_OVERLAP:
-        doubts.append(f"the states hardly overlap ({least:.3f}, below {LEAST_OVERLAP})")
+    if weakest < LEAST_OVERLAP:
+        doubts.append(f"the states hardly overlap ({weakest:.3f}, below {LEAST_OVERLAP})")
     if (poorest := float(n_effective.min())) < FEWEST_EFFECTIVE:
         doubts.append(f"{poorest:.1f} effective samples in state {int(n_effective.argmin())}")
     return MultistateFreeEnergies(
-        differences, errors, overlap, tuple(map(int, n_k)), n_effective, least, tuple(doubts), mbar
+        differences,
+        errors,
+        overlap,
+        tuple(map(int, n_k)),
+        n_effective,
+        weakest,
+        tuple(doubts),
+        mbar,
     )
+
+
+def _weakest_link(
+    overlap: Float64[np.ndarray, "states states"], sampled: Int[np.ndarray, " sampled"]
+) -> float:
+    """The smallest edge of the maximum spanning tree; 1 where there is one sampled state."""
+    graph: rx.PyGraph[int, float] = rx.PyGraph()
+    graph.add_nodes_from(sampled.tolist())
+    between = np.minimum(overlap, overlap.T)[np.ix_(sampled, sampled)]
+    rows, columns = np.triu_indices(len(sampled), k=1)
+    weights = between[rows, columns]
+    graph.add_edges_from(list(zip(rows.tolist(), columns.tolist(), weights.tolist(), strict=True)))
+    tree = rx.minimum_spanning_edges(graph, weight_fn=lambda weight: -weight)
+    return min((weight for *_, weight in tree), default=1.0)
 
 
 def _require_states(u_kn: ReducedPotentials, n_k: Counts) -> None:
