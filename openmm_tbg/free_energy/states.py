@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,7 +96,15 @@ class MultistateFreeEnergies:
     n_effective: Float64[np.ndarray, " states"]
     weakest_link: float
     doubts: tuple[str, ...]
-    _mbar: MBAR
+    _mbar: MBAR = field(repr=False)
+
+    def __str__(self) -> str:
+        rows = zip(self.differences_kT[0], self.errors_kT[0], self.n, self.n_effective, strict=True)
+        lines = [
+            f"state {k}: {value:.3f} +- {error:.3f} kT (N = {n}, {n_effective:.0f} effective)"
+            for k, (value, error, n, n_effective) in enumerate(rows)
+        ]
+        return "\n".join([*lines, *(f"  do not trust them: {doubt}" for doubt in self.doubts)])
 
     def average(self, observable: Scalars, state: int) -> Estimated:
         """The average in one state of an observable known at every sample.
@@ -137,6 +145,12 @@ def multistate(u_kn: ReducedPotentials, n_k: Counts) -> MultistateFreeEnergies:
 
     Reference:
         Shirts & Chodera, J. Chem. Phys. 129 (2008) 124105, through pymbar.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=500)
+        >>> print(multistate(np.stack([x**2 / 2, x**2 / 2 + 1.0]), np.array([500, 0])))
+        state 0: 0.000 +- 0.000 kT (N = 500, 500 effective)
+        state 1: 1.000 +- 0.000 kT (N = 0, 500 effective)
     """
     _require_states(u_kn, n_k)
     from pymbar import MBAR
