@@ -13,6 +13,7 @@ from openmm_tbg.free_energy import (
     Estimated,
     average,
     bennett,
+    free_energy_between,
     free_energy_difference,
     free_energy_difference_of_chain,
     free_energy_profile,
@@ -40,6 +41,8 @@ def upper_tail(x: float) -> float:
 LOG_Z = math.log(math.sqrt(2 * math.pi) * upper_tail(EDGE))
 SPLIT = 1.0
 DIFFERENCE = -math.log(upper_tail(SPLIT) / (upper_tail(EDGE) - upper_tail(SPLIT)))
+SOFTER = 1.1
+SOFTENED = -math.log(SOFTER * upper_tail(EDGE / SOFTER) / upper_tail(EDGE))
 MEAN = math.exp(-(EDGE**2) / 2) / math.sqrt(2 * math.pi) / upper_tail(EDGE)
 
 
@@ -70,6 +73,13 @@ def between_regions(rng: np.random.Generator) -> Estimated:
     return free_energy_difference(log_weight(x), x > SPLIT, x <= SPLIT)
 
 
+def between_targets(rng: np.random.Generator) -> Estimated:
+    """Against exp(-x^2 / 2 SOFTER^2) on the same side of the edge."""
+    x = proposals(500, rng)
+    softer = np.where(x > EDGE, log_weight(x) + x**2 / 2 * (1 - SOFTER**-2), -INF)
+    return free_energy_between(softer, log_weight(x))
+
+
 def mean_of_x(rng: np.random.Generator) -> Estimated:
     x = proposals(500, rng)
     return average(log_weight(x), x)
@@ -88,6 +98,7 @@ QUESTIONS = {
     "exponential averaging": (by_averaging, LOG_Z),
     "Bennett": (by_bennett, LOG_Z),
     "regions": (between_regions, DIFFERENCE),
+    "targets": (between_targets, SOFTENED),
     "average": (mean_of_x, MEAN),
 }
 each_question = pytest.mark.parametrize("name", QUESTIONS)
@@ -146,6 +157,25 @@ def test_a_constant_energy_shifts_the_free_energy_alone() -> None:
         here = bennett(at_flow, at_target)
         assert moved.value + shift == pytest.approx(here.value, abs=1e-6)
         assert moved.error == pytest.approx(here.error, rel=1e-5)
+
+
+def test_a_target_equal_to_the_flow_tells_the_normalising_constant() -> None:
+    """Without a spread of its own, the second target leaves the error of ln Z of the first."""
+    log_weights = log_weight(proposals(300, np.random.default_rng(14)))
+    alone = log_normalising_constant(log_weights)
+    between = free_energy_between(log_weights, np.full(300, 1.5))
+    assert between.value == pytest.approx(1.5 - alone.value, rel=1e-12)
+    assert between.error == pytest.approx(alone.error, rel=1e-12)
+
+
+def test_targets_alike_share_their_errors() -> None:
+    log_weights = log_weight(proposals(300, np.random.default_rng(15)))
+    shifted = free_energy_between(log_weights - 2.5, log_weights)
+    assert shifted.value == pytest.approx(2.5, rel=1e-12)
+    assert shifted.error < 1e-12
+    heavy = np.where(np.arange(300) < 3, 0.0, -INF)
+    doubts = free_energy_between(log_weights, heavy).doubts
+    assert doubts == ("`second`: 3.0 effective proposals in the target: draw more",)
 
 
 def harmonic_states(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -285,6 +315,8 @@ GOOD = np.zeros(10)
             lambda: require_length(GOOD, observable=np.zeros(9)),
             "observable has 9 rows, log_weights 10",
         ),
+        (lambda: free_energy_between(np.full(10, -INF), GOOD), "every log-weight is -inf"),
+        (lambda: free_energy_between(GOOD, np.full(10, -INF)), "every log-weight is -inf"),
         (lambda: average(GOOD, np.full(10, np.nan)), "observable is not finite"),
         (lambda: free_energy_difference(GOOD, GOOD == 0, GOOD == 0), "share a proposal"),
         (lambda: free_energy_difference(GOOD, GOOD == 0, GOOD > 0), "lies in `second`"),

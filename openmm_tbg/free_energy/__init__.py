@@ -6,6 +6,7 @@ from .estimated import Estimated as Estimated
 from .profile import FreeEnergyProfile as FreeEnergyProfile
 from .profile import free_energy_profile as free_energy_profile
 from .reweighting import average as average
+from .reweighting import free_energy_between as free_energy_between
 from .reweighting import free_energy_difference as free_energy_difference
 from .reweighting import log_normalising_constant as log_normalising_constant
 from .states import MultistateFreeEnergies as MultistateFreeEnergies

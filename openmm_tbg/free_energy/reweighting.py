@@ -121,3 +121,44 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
         min(numbers),
         doubts=doubts_of(log_weights, {"`first`": first, "`second`": second}),
     )
+
+
+def free_energy_between(log_weights_first: Scalars, log_weights_second: Scalars) -> Estimated:
+    r"""Free energy of one target less that of another, from the same independent proposals.
+
+    $$ \Delta F = -\ln \frac{\sum_n w_n}{\sum_n w'_n}, \qquad \sigma^2 = \frac{N}{N - 1} \sum_n
+       \Bigl( \frac{w_n}{\sum_m w_m} - \frac{w'_n}{\sum_m w'_m} \Bigr)^2 $$
+
+    The two sums share their proposals, so that most of their errors cancels between targets that
+    are alike: the errors of two `log_normalising_constant` do not add. Zeros of energy that
+    differ between force fields are part of the figure.
+
+    Args:
+        log_weights_first: -u - log q of all N proposals in the first target, such as another force
+            field or temperature; -inf where the weight is zero.
+        log_weights_second: Of the same proposals, in the same order, in the second target.
+
+    Raises:
+        ValueError: Lengths differ, or the weights of one target are as in `average`.
+
+    Example:
+        >>> u = np.random.default_rng(0).random(400)
+        >>> print(free_energy_between(-1.1 * u, -u))
+        0.044 +- 0.002 (reweighting, N = 400, 361 effective)
+    """
+    require_length(log_weights_first, log_weights_second=log_weights_second)
+    first, second = normalised(log_weights_first), normalised(log_weights_second)
+    n = len(first)
+    doubts = [
+        f"`{name}`: {doubt}"
+        for name, log_weights in {"first": log_weights_first, "second": log_weights_second}.items()
+        for doubt in doubts_of(log_weights, {"the target": log_weights > -np.inf})
+    ]
+    return Estimated(
+        log_mean_weight(log_weights_second) - log_mean_weight(log_weights_first),
+        math.sqrt(n / (n - 1) * np.square(first - second).sum()),
+        "reweighting",
+        (n,),
+        min(effective_number(first), effective_number(second)),
+        doubts=tuple(doubts),
+    )
