@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from alchemlyb.estimators import MBAR
 
 from openmm_tbg.arrays import Scalars
 from openmm_tbg.free_energy import (
@@ -20,6 +21,7 @@ from openmm_tbg.free_energy import (
     independent_rows,
     log_normalising_constant,
     multistate,
+    u_nk,
 )
 from openmm_tbg.free_energy import states as states_module
 from openmm_tbg.free_energy.estimated import require_length
@@ -197,6 +199,27 @@ def test_states_that_are_not_sampled_are_reweighted_to() -> None:
     assert abs(variance.value - 1.2**2) < 4 * variance.error < 0.2
 
 
+@pytest.mark.parametrize(
+    ("sampled", "largest", "start"),
+    [([300, 200, 400], INF, "BAR"), ([300, 0, 400], 2.0, None)],
+    ids=["all sampled", "one not sampled, one bounded"],
+)
+def test_alchemlyb_finds_the_same_free_energies(
+    sampled: list[int], largest: float, start: str | None
+) -> None:
+    """Three Gaussians, of which the first holds nothing above `largest`."""
+    widths, n_k = np.array([1.0, 1.1, 1.5]), np.array(sampled)
+    x = np.repeat(widths, n_k) * np.random.default_rng(16).normal(size=n_k.sum())
+    x[: n_k[0]] = np.minimum(x[: n_k[0]], largest)
+    u_kn = (x / widths[:, np.newaxis]) ** 2 / 2
+    u_kn[0, x > largest] = INF
+    expected = multistate(u_kn, n_k)
+    found = MBAR(initial_f_k=start).fit(u_nk(u_kn, n_k, temperature_K=300.0))
+    assert np.allclose(found.delta_f_, expected.differences_kT, rtol=0, atol=1e-6)
+    assert np.allclose(found.d_delta_f_, expected.errors_kT, rtol=0, atol=1e-6)
+    assert found.delta_f_.attrs == {"temperature": 300.0, "energy_unit": "kT"}
+
+
 def test_the_profile_is_the_density_in_every_bin() -> None:
     x = proposals(40_000, np.random.default_rng(7))
     edges = np.array([EDGE, 0.0, 0.25, 1.0, 2.0])
@@ -332,6 +355,8 @@ GOOD = np.zeros(10)
         (lambda: bennett(np.full(9, -INF), GOOD), "every log-weight is -inf"),
         (lambda: multistate(np.zeros((2, 9)), np.array([5, 5])), r"asks for \(2, 10\)"),
         (lambda: multistate(np.full((2, 4), np.nan), np.array([2, 2])), "u_kn: NaN or -inf"),
+        (lambda: u_nk(np.zeros((2, 9)), np.array([5, 5]), 300.0), r"asks for \(2, 10\)"),
+        (lambda: u_nk(np.zeros((1, 2)), np.array([2]), 0.0), "temperature_K is 0.0: give one"),
         (
             lambda: multistate(np.array([[INF, 0.0], [0.0, 0.0]]), np.array([1, 1])),
             "u = inf in the state that it was drawn from",

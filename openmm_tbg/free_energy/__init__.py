@@ -12,3 +12,4 @@ from .reweighting import log_normalising_constant as log_normalising_constant
 from .states import MultistateFreeEnergies as MultistateFreeEnergies
 from .states import bennett as bennett
 from .states import multistate as multistate
+from .tables import u_nk as u_nk

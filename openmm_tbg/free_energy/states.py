@@ -152,7 +152,7 @@ def multistate(u_kn: ReducedPotentials, n_k: Counts) -> MultistateFreeEnergies:
         state 0: 0.000 +- 0.000 kT (N = 500, 500 effective)
         state 1: 1.000 +- 0.000 kT (N = 0, 500 effective)
     """
-    _require_states(u_kn, n_k)
+    require_states(u_kn, n_k)
     from pymbar import MBAR
 
     # One constant for each state keeps the numbers small; it is put back at the end.
@@ -199,7 +199,8 @@ def _weakest_link(
     return min((weight for *_, weight in tree), default=1.0)
 
 
-def _require_states(u_kn: ReducedPotentials, n_k: Counts) -> None:
+def require_states(u_kn: ReducedPotentials, n_k: Counts) -> None:
+    """Refuse samples that are not those of the states."""
     if len(u_kn) != len(n_k) or u_kn.shape[1] != n_k.sum():
         raise ValueError(
             f"u_kn has shape {u_kn.shape} where n_k = {n_k.tolist()} asks for "
