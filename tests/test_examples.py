@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+import openmm
+import pytest
+from openmm import unit
+from openmmtools.states import ThermodynamicState
+from structures import Alanine
+
+from openmm_tbg import ProposalStore, ReducedPotential
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -22,3 +32,25 @@ def test_alanine_mcmc(tmp_path: Path) -> None:
     assert re.search(r"^proposals +4$", run.stdout, flags=re.MULTILINE)
     assert "bond graph 0.0%" in run.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_force_fields(tmp_path: Path, alanine: Alanine) -> None:
+    """The row at 350 K follows from the stored proposals and their energies at 300 K."""
+    store, table = tmp_path / "proposals", tmp_path / "table.json"
+    run = subprocess.run(
+        [sys.executable, EXAMPLES / "compare_force_fields.py", "--batches", "1", "--batch", "4"]
+        + ["--store", store, "--out", table],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = json.loads(table.read_text())["rows"]
+    assert all(row["target"] in run.stdout for row in rows)
+    state = ThermodynamicState(alanine.system, 300 * unit.kelvin)
+    context = state.create_context(openmm.VerletIntegrator(0.001))
+    proposals = ProposalStore(store).read()
+    proposals = proposals[proposals.passes]
+    u = ReducedPotential(state, context)(proposals.positions_nm)
+    own, hot = (-scale * u - proposals.log_q for scale in (1.0, 300 / 350))
+    expected = np.logaddexp.reduce(own) - np.logaddexp.reduce(hot)
+    assert rows[1]["from_own_kT"]["value"] == pytest.approx(expected, abs=1e-3)
