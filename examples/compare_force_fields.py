@@ -5,8 +5,9 @@
 The generator knows one force field and temperature. Its proposals and their densities are drawn
 once, into a folder that a second run reads; a target costs one energy for each proposal, and no
 simulation. Prints for each target the effective sample size and the Pareto k of the weights, the
-free energy of 0 < phi < 2 less that of all other phi, and the free energy of the molecule less that
-in the generator's own force field, in kT of the target. Differing zeros of energy are part of it.
+free energy of 0 < phi < 2 less that of all other phi in kT, and f - f(own), where f = -ln Z is the
+molecule's reduced free energy without its kinetic part, and own the target that the generator was
+trained for. Zeros of energy that differ between force fields are part of it.
 """
 
 from __future__ import annotations
@@ -44,9 +45,7 @@ TARGETS = {
     "amber14, OBC2, 300 K": (("amber14-all.xml", "implicit/obc2.xml"), 300.0),
     "amber14, vacuum, 300 K": (("amber14-all.xml",), 300.0),
 }
-
-
-HEADER = f"{'':26s} {'ESS':>6s}  {'k':>4s} {'F(0 < phi < 2)':>16s} {'F - F(own)':>16s}"
+HEADER = f"{'':26s} {'ESS':>6s}  {'k':>4s} {'F(0 < phi < 2)':>16s} {'f - f(own)':>16s}"
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,10 @@ class Row:
     effective_sample_size: float
     pareto_k: float | None
     phi_difference_kT: Estimated | None
-    from_own_kT: Estimated | None
+    from_own: Estimated | None
 
     def __str__(self) -> str:
-        found = {"phi": self.phi_difference_kT, "F - F(own)": self.from_own_kT}
+        found = {"phi": self.phi_difference_kT, "f - f(own)": self.from_own}
         k = "-" if self.pareto_k is None else f"{self.pareto_k:.2f}"
         figures = " ".join(
             f"{each.value:8.2f} +- {each.error:4.2f}" if each else f"{'-':>16s}"
@@ -136,7 +135,7 @@ def main() -> None:
     }
     inside = (phi > 0) & (phi < 2)
     rows = [row_of(target, each, weights[OWN], inside) for target, each in weights.items()]
-    print("\n".join([f"{len(proposals)} proposals, kT", HEADER, *map(str, rows)]))
+    print("\n".join([f"{len(proposals)} proposals", HEADER, *map(str, rows)]))
     record = {
         "model": generator.sha256,
         "N": len(proposals),

@@ -53,4 +53,4 @@ def test_compare_force_fields(tmp_path: Path, alanine: Alanine) -> None:
     u = ReducedPotential(state, context)(proposals.positions_nm)
     own, hot = (-scale * u - proposals.log_q for scale in (1.0, 300 / 350))
     expected = np.logaddexp.reduce(own) - np.logaddexp.reduce(hot)
-    assert rows[1]["from_own_kT"]["value"] == pytest.approx(expected, abs=1e-3)
+    assert rows[1]["from_own"]["value"] == pytest.approx(expected, abs=1e-3)

@@ -175,6 +175,10 @@ def test_targets_alike_share_their_errors() -> None:
     shifted = free_energy_between(log_weights - 2.5, log_weights)
     assert shifted.value == pytest.approx(2.5, rel=1e-12)
     assert shifted.error < 1e-12
+
+
+def test_a_target_that_few_proposals_reach_is_doubted() -> None:
+    log_weights = log_weight(proposals(300, np.random.default_rng(15)))
     heavy = np.where(np.arange(300) < 3, 0.0, -INF)
     doubts = free_energy_between(log_weights, heavy).doubts
     assert doubts == ("`second`: 3.0 effective proposals in the target: draw more",)

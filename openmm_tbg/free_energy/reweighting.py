@@ -129,9 +129,9 @@ def free_energy_between(log_weights_first: Scalars, log_weights_second: Scalars)
     $$ \Delta F = -\ln \frac{\sum_n w_n}{\sum_n w'_n}, \qquad \sigma^2 = \frac{N}{N - 1} \sum_n
        \Bigl( \frac{w_n}{\sum_m w_m} - \frac{w'_n}{\sum_m w'_m} \Bigr)^2 $$
 
-    The two sums share their proposals, so that most of their errors cancels between targets that
-    are alike: the errors of two `log_normalising_constant` do not add. Zeros of energy that
-    differ between force fields are part of the figure.
+    The two sums share their proposals, so that their errors largely cancel where the targets are
+    alike; those of two `log_normalising_constant` do not add. $F = -\ln Z$ in units of kT, each
+    target's own. Zeros of energy that differ between force fields are part of the figure.
 
     Args:
         log_weights_first: -u - log q of all N proposals in the first target, such as another force
