@@ -38,7 +38,7 @@ def test_compare_force_fields(tmp_path: Path, alanine: Alanine) -> None:
     """The row at 350 K follows from the stored proposals and their energies at 300 K."""
     store, table = tmp_path / "proposals", tmp_path / "table.json"
     run = subprocess.run(
-        [sys.executable, EXAMPLES / "compare_force_fields.py", "--batches", "1", "--batch", "4"]
+        [sys.executable, EXAMPLES / "compare_force_fields.py", "--batches", "1", "--batch", "2"]
         + ["--store", store, "--out", table],
         capture_output=True,
         text=True,
