@@ -7,7 +7,8 @@ once, into a folder that a second run reads; a target costs one energy for each 
 simulation. Prints for each target the effective sample size and the Pareto k of the weights, the
 free energy of 0 < phi < 2 less that of all other phi in kT, and f - f(own), where f = -ln Z is the
 molecule's reduced free energy without its kinetic part, and own the target that the generator was
-trained for. Zeros of energy that differ between force fields are part of it.
+trained for. Zeros of energy that differ between force fields are part of it. Where a figure is not
+to be trusted, `first` is 0 < phi < 2 or the target, `second` all other phi or the own target.
 """
 
 from __future__ import annotations
