@@ -61,6 +61,7 @@ class MCMCRun:
             an argument is out of range.
         FileExistsError: `path` is there and no run.
         OSError: The folder cannot be made.
+        RuntimeError: The last block is damaged.
 
     Example:
         >>> import tempfile
@@ -99,7 +100,7 @@ class MCMCRun:
         manifest = {
             "topology": topology_manifest(topology),
             "system_sha256": sha256(openmm.XmlSerializer.serialize(system).encode()).hexdigest(),
-            "temperature_K": thermodynamic_state.temperature.value_in_unit(unit.kelvin),
+            "temperature_K": float(thermodynamic_state.temperature.value_in_unit(unit.kelvin)),
             "seed": int(seed),
             "block_size": int(block_size),
             "move": _settings(state),
