@@ -45,6 +45,9 @@ class MCMCRun:
     interrupted, but its numbers are the same only for a chain without integrators that ran in one
     piece.
 
+    A checkpoint holds the move in YAML, as openmmtools does, which can run code when the chain goes
+    on: do that in folders you trust. Reading a folder runs nothing.
+
     Args:
         path: The folder, new or of the same run.
         thermodynamic_state: The target; constraints and periodic boxes are refused.
@@ -53,7 +56,7 @@ class MCMCRun:
             `SequenceMove`, log q of every state is recorded.
         topology: The molecule, for the trajectory.
         seed: Origin of the random numbers of moves that draw from NumPy's global stream.
-        block_size: Iterations between checkpoints. A block is five files.
+        block_size: Iterations between checkpoints, which are five files each.
 
     Raises:
         ValueError: The run in the folder has another topology, System, temperature, model, seed,
@@ -107,7 +110,7 @@ class MCMCRun:
             "versions": {name: version(name) for name in PACKAGES},
         }
         self._store = RunStore.create(path, manifest)
-        self._thermodynamic_state = thermodynamic_state
+        self._thermodynamic_state = copy.deepcopy(thermodynamic_state)
         self._start = copy.deepcopy(sampler_state), yaml.dump(state)
         self.sampler_state, self.move = self._last_block()
 

@@ -28,7 +28,7 @@ class RunRecord:
     Args:
         positions_nm: The state after each iteration, where the chain has it: not centred.
         u: Its reduced potential in kT.
-        log_q: Its log-density in nats where the last move of the iteration knows it, else NaN.
+        log_q: Its log-density in nats where a `TBGMove` knows it, the first that does; else NaN.
         counts: What each iteration added to the counts of all its `TBGMove`s; columns `COUNTS`.
         metadata: Of what the chain is: topology, System, temperature, moves, seed and versions.
     """

@@ -37,7 +37,7 @@ from openmm_tbg.move import TBGMove
 from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.run import MCMCRun
 from openmm_tbg.run_record import RunRecord
-from openmm_tbg.run_store import COLUMNS, read_run
+from openmm_tbg.run_store import COLUMNS, RunStore, read_run
 
 BLOCK = 5
 TOPOLOGY = topology_of("CHON")
@@ -390,12 +390,20 @@ def die_at(number: int, moment: str) -> None:
     Path.replace = dying  # type: ignore[method-assign]
 
 
-def test_a_second_process_waits_for_the_first(run: MCMCRun) -> None:
-    pids = [child(run.path, 8) for _ in range(2)]
-    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
-    record = read_run(run.path)
-    assert len(record) == 8 * BLOCK
-    assert_sound(record)
+def test_a_second_process_waits_for_the_first(run: MCMCRun, tmp_path: Path) -> None:
+    held, left = tmp_path / "held", tmp_path / "left"
+    if not (first := os.fork()):
+        with RunStore(run.path).writing():
+            held.touch()
+            time.sleep(1)
+            left.touch()
+        os._exit(0)
+    while not held.exists():
+        time.sleep(0.01)
+    second = child(run.path, 4)
+    assert [os.waitpid(pid, 0)[1] for pid in (first, second)] == [0, 0]
+    written = (run.path / "blocks/000003.json").stat().st_mtime_ns
+    assert written > left.stat().st_mtime_ns
 
 
 def test_a_full_and_a_read_only_disk(small_disk: Path, cache: ContextCache) -> None:
