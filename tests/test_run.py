@@ -320,6 +320,14 @@ def test_damage_is_found_and_named(run: MCMCRun, file: str, how: str, cache: Con
     assert_sound(read_run(run.path))
 
 
+def test_a_block_in_the_place_of_another_is_found(run: MCMCRun) -> None:
+    for file in [*run.path.glob("*/c.0*"), run.path / "blocks/000000.json"]:
+        name = file.name.replace("c.0", "c.1", 1).replace("000000", "000001")
+        (file.parent / name).write_bytes(file.read_bytes())
+    with pytest.raises(RuntimeError, match="block 1 "):
+        read_run(run.path)
+
+
 def child(path: Path, n_blocks: int, sabotage: Callable[[], None] = lambda: None) -> int:
     """A process that runs the chain."""
     if not (pid := os.fork()):
