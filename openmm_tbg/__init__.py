@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .proposals import ProposalPool as ProposalPool
     from .proposals import Proposals as Proposals
     from .ranks import Rank as Rank
+    from .run import MCMCRun as MCMCRun
+    from .run_store import read_run as read_run
     from .store import ProposalStore as ProposalStore
     from .stored import StoredProposals as StoredProposals
     from .thinning import ThinnedGenerator as ThinnedGenerator
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 # Loaded on first use: torch, OpenMM and openmmtools take seconds to import.
 _HOMES = {
     "BoltzmannGenerator": "generator",
+    "MCMCRun": "run",
     "ProposalPool": "proposals",
     "ProposalStore": "store",
     "Proposals": "proposals",
@@ -34,6 +37,7 @@ _HOMES = {
     "ThinnedGenerator": "thinning",
     "effective_sample_size": "analysis",
     "fill_with": "workers",
+    "read_run": "run_store",
     "registered_models": "models",
 }
 

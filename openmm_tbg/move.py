@@ -118,6 +118,12 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
         """Acceptance, causes of rejection, effective sample size, cost and advice; print it."""
         return self._tally.summary()
 
+    def known_log_q(self, sampler_state: SamplerState) -> float:
+        """Log-density of a state if it is the one that the last application left, else NaN."""
+        if self._known is None or not np.array_equal(self._known[0], _positions_nm(sampler_state)):
+            return np.nan
+        return float(self._known[1].log_q[0])
+
     def apply(
         self,
         thermodynamic_state: ThermodynamicState,

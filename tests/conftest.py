@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import openmm
 import pytest
@@ -36,3 +40,17 @@ def md_frames() -> Positions:
         frame[:] = positions.value_in_unit(unit.nanometer)
     frames -= frames.mean(axis=1, keepdims=True)
     return frames
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a file system can be mounted by root only")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -34,7 +34,9 @@ LAYERS = (
     ("store",),
     ("generator", "stored", "thinning", "workers"),
     ("tally", "simulation", "evaluation", "free_energy"),
-    ("move",),
+    ("move", "run_record"),
+    ("run_store",),
+    ("run",),
     ("training",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -302,20 +301,6 @@ def test_a_batch_that_cannot_be_written_is_said(
     assert content(store.path) == before
     store.fill(generator())
     assert store.finished.all()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a file system can be mounted by root only")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_full_and_a_read_only_disk(small_disk: Path) -> None:

@@ -1,0 +1,259 @@
+"""The folder of a Markov chain that grows block by block and may be read meanwhile.
+
+It holds arrays with a chunk for each block of iterations: `positions_nm` (iterations, atoms, 3), in
+float64 so that the last row of a block is where the chain goes on, `u` and `log_q` (iterations,)
+and `counts` (iterations, `COUNTS`); and `blocks/000000.json`, with what else it takes to go on and
+the digest of all. A block counts once this file is there, which is written last, so a process may
+be killed at any instant. Its attributes say of what the chain is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+
+from .frames import exclusive, write_atomically
+from .run_record import COUNTS, RunRecord
+
+COLUMNS = ("positions_nm", "u", "log_q", "counts")
+TOLD = {"versions", "reference"}  # not compared
+
+Arrays = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a chain needs to go on, beside the positions.
+
+    Args:
+        velocities_nm_per_ps: of each atom, None where the chain has none.
+        move: the move as openmmtools serialises it, in YAML.
+    """
+
+    velocities_nm_per_ps: list[list[float]] | None
+    move: str
+
+
+class RunStore:
+    """The folder of one chain; see the module for what lies in it.
+
+    Args:
+        path: A folder that `create` made.
+
+    Raises:
+        FileNotFoundError: There is no run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path).absolute()
+        if not _is_run(self.path):
+            raise FileNotFoundError(f"{path} holds no run: start one with MCMCRun")
+        self.manifest: dict[str, Any] = zarr.open_group(self.path, mode="r").attrs.asdict()
+
+    @classmethod
+    def create(cls, path: Path, manifest: dict[str, Any]) -> RunStore:
+        """Make a folder, or open the one that the same manifest has made.
+
+        Args:
+            path: The folder; one that is there already is empty or a run.
+            manifest: Of what the chain is; `block_size` and `topology` shape the arrays.
+
+        Raises:
+            ValueError: The run there is of something else.
+            FileExistsError: `path` is there and no run.
+            OSError: The folder cannot be written.
+        """
+        path = Path(path).absolute()
+        manifest = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
+        if not _is_run(path):
+            with _explained(path):
+                _make(path, manifest)
+        store = cls(path)
+        store._require_same(manifest)
+        return store
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of finished blocks."""
+        numbers = (int(path.stem) for path in (self.path / "blocks").glob("*.json"))
+        return max(numbers, default=-1) + 1
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other writers waiting.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        lock = self.path / "lock"
+        with _explained(self.path):
+            lock.touch()
+        with exclusive(lock):
+            yield
+
+    def write(self, number: int, rows: RunRecord, checkpoint: Checkpoint) -> None:
+        """Write a block after those before it.
+
+        Raises:
+            OSError: It cannot be written. Those before it are sound.
+        """
+        with _explained(self.path):
+            for name, array in self._arrays("r+").items():
+                array.resize(((number + 1) * len(rows), *array.shape[1:]))
+                array[number * len(rows) :] = getattr(rows, name)
+            content = asdict(checkpoint) | {"sha256": self._digest(number, rows, checkpoint)}
+            write_atomically(self._block(number), json.dumps(content).encode())
+
+    def read(self) -> RunRecord:
+        """All finished blocks, each checked against its digest.
+
+        Raises:
+            RuntimeError: A block is damaged, or none is finished.
+        """
+        numbers = range(self.n_blocks)
+        if not numbers:
+            raise RuntimeError(f"no block of {self.path} is finished yet: read it later")
+        arrays = self._arrays("r")
+        blocks = [self._read_block(number, arrays)[0] for number in numbers]
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(block, name) for block in blocks]) for name in COLUMNS
+        }
+        return RunRecord(**columns, metadata=self.manifest)
+
+    def read_block(self, number: int) -> tuple[RunRecord, Checkpoint]:
+        """One block, and what the chain needs to go on from its end.
+
+        Raises:
+            RuntimeError: It is damaged, or not there.
+        """
+        return self._read_block(number, self._arrays("r"))
+
+    def _read_block(self, number: int, arrays: Arrays) -> tuple[RunRecord, Checkpoint]:
+        size = self.manifest["block_size"]
+        selected = slice(number * size, (number + 1) * size)
+        with suppress(ValueError, FileNotFoundError):  # of what is cut short or missing
+            content = json.loads(self._block(number).read_bytes())
+            sha256 = content.pop("sha256")
+            checkpoint = Checkpoint(**content)
+            columns = {name: np.asarray(arrays[name][selected]) for name in COLUMNS}
+            rows = RunRecord(**columns, metadata=self.manifest)
+            if self._digest(number, rows, checkpoint) == sha256:
+                return rows, checkpoint
+        raise RuntimeError(
+            f"block {number} of {self.path} is damaged: bring it back from a copy, or delete "
+            f"blocks/{number:06d}.json and all after it, and the run goes on from there"
+        )
+
+    def _arrays(self, mode: Literal["r", "r+"]) -> Arrays:
+        """The arrays as they are now; another process may let them grow."""
+        return {name: zarr.open_array(self.path / name, mode=mode) for name in COLUMNS}
+
+    def _block(self, number: int) -> Path:
+        return self.path / "blocks" / f"{number:06d}.json"
+
+    def _digest(self, number: int, rows: RunRecord, checkpoint: Checkpoint) -> str:
+        """The digest of a block at its place in this run."""
+        place = [self.manifest, number, asdict(checkpoint)]
+        digest = hashlib.sha256(json.dumps(place, sort_keys=True).encode())
+        for name in COLUMNS:
+            digest.update(np.ascontiguousarray(getattr(rows, name)).data)
+        return digest.hexdigest()
+
+    def _require_same(self, manifest: dict[str, Any]) -> None:
+        there, here = dict(leaves(self.manifest)), dict(leaves(manifest))
+        differing = [
+            f"{key} is {there.get(key)!r:.70} there and {here.get(key)!r:.70} here"
+            for key in there.keys() | here.keys()
+            if there.get(key) != here.get(key) and TOLD.isdisjoint(key.split("."))
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.path} holds another run: {'; '.join(sorted(differing)[:4])}. "
+                "Choose another folder, or go on with what made the one there"
+            )
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read what a run has visited so far, also while it goes on in another process.
+
+    Args:
+        path: The folder of an `MCMCRun`.
+
+    Raises:
+        FileNotFoundError: There is no run.
+        RuntimeError: No block is finished yet, or one is damaged.
+    """
+    return RunStore(path).read()
+
+
+def leaves(tree: object, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The plain values in nested dicts and lists, each with its path: "move.0.n_steps"."""
+    match tree:
+        case dict():
+            items: Iterable[tuple[Any, Any]] = tree.items()
+        case list() | tuple():
+            items = enumerate(tree)
+        case _:
+            yield path, tree
+            return
+    for key, value in items:
+        yield from leaves(value, f"{path}.{key}" if path else str(key))
+
+
+def _is_run(path: Path) -> bool:
+    return (path / COLUMNS[-1] / "zarr.json").exists() and (path / "blocks").is_dir()
+
+
+def _make(path: Path, manifest: dict[str, Any]) -> None:
+    """Make a folder that is seen whole or not at all, unless another process is faster."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+        made = Path(scratch) / "run"
+        _allocate(made, manifest)
+        try:
+            made.rename(path)
+        except OSError as error:
+            if not _is_run(path):
+                raise FileExistsError(
+                    f"{path} is there and no run: choose another folder"
+                ) from error
+
+
+def _allocate(path: Path, manifest: dict[str, Any]) -> None:
+    """Arrays without rows."""
+    group = zarr.create_group(path, attributes=manifest)
+    (path / "blocks").mkdir()
+    n_atoms = len(manifest["topology"]["atoms"]["name"])
+    shapes = ((n_atoms, 3), (), (), (len(COUNTS),))
+    for name, row in zip(COLUMNS, shapes, strict=True):
+        group.create_array(
+            name,
+            shape=(0, *row),
+            chunks=(manifest["block_size"], *row),
+            dtype="int64" if name == "counts" else "float64",
+            compressors=None,  # noise does not compress
+            chunk_key_encoding={"name": "default", "separator": "."},  # no folder for each block
+        )
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path} cannot be written ({error.strerror}): see that the disk has room and the "
+            "folder may be written, and run again; the blocks written before are sound",
+        ) from error
