@@ -256,15 +256,18 @@ def by_umbrellas(options: argparse.Namespace, seconds: float) -> Estimated:
 def picture(rows: list[Row], surface: FreeEnergyProfile, path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained")
     for height, row in enumerate(reversed(rows)):
-        if row.found is not None:
+        if row.found is None:
+            left.text(row.reference_kT, height, "  no figure", va="center", color="0.4")
+        else:
             left.errorbar(row.found.value, height, xerr=row.found.error, fmt="o", color="tab:blue")
-    left.axvline(rows[0].reference_kT, color="0.5", linestyle="--", label="reference")
+    left.axvline(rows[0].reference_kT, color="0.5", linestyle="--")
     left.set_yticks(range(len(rows)), [row.method for row in reversed(rows)])
-    left.set(xlabel="free-energy difference / kT", title="phi of alanine dipeptide, 300 K")
-    left.legend()
+    left.set(xlabel="free-energy difference / kT", title="0 < phi < 2, 300 K (line: reference)")
     degrees = np.degrees(surface.edges[0])
     mesh = right.pcolormesh(degrees, degrees, surface.free_energy_kT.T, cmap="viridis", vmax=8)
-    right.set(xlabel="phi / degrees", ylabel="psi / degrees", title="from weights", aspect="equal")
+    right.set(
+        xlabel="phi / degrees", ylabel="psi / degrees", title="from TBG weights", aspect="equal"
+    )
     figure.colorbar(mesh, label="free energy / kT")
     figure.savefig(path, dpi=130)
 

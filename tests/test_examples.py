@@ -54,3 +54,26 @@ def test_compare_force_fields(tmp_path: Path, alanine: Alanine) -> None:
     own, hot = (-scale * u - proposals.log_q for scale in (1.0, 300 / 350))
     expected = np.logaddexp.reduce(own) - np.logaddexp.reduce(hot)
     assert rows[1]["from_own"]["value"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_alanine_free_energy(tmp_path: Path) -> None:
+    """Every method leaves a row: a figure, or the reason why there is none."""
+    smaller = (
+        "import alanine_free_energy as five; "
+        "five.BATCH, five.PILOT, five.WINDOWS, five.EQUILIBRATION_STEPS = 2, 4, 3, 100; "
+        "five.main()"
+    )
+    out = tmp_path / "free_energy.json"
+    run = subprocess.run(
+        [sys.executable, "-c", smaller, "--minutes", "0.01", "--out", out],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=EXAMPLES,
+    )
+    record = json.loads(out.read_text())
+    assert record["reference_kT"] == pytest.approx(3.80, abs=0.01)
+    assert len(record["rows"]) == 5
+    for row in record["rows"]:
+        assert row["method"] in run.stdout
+        assert (row["found"] is None) == bool(row["why_none"])
