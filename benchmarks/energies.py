@@ -34,7 +34,7 @@ from openmm_tbg.peptides import dipeptide
 from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.reference import ReferenceSystem, alanine_dipeptide
 
-N_ENERGIES, N_LIKELIHOODS, REPEATS = 200, 16, 3
+N_ENERGIES, N_LIKELIHOODS, REPEATS = 200, 8, 2
 SYSTEMS: dict[str, Callable[[], ReferenceSystem]] = {
     "alanine-dipeptide": alanine_dipeptide,
     "KS": lambda: dipeptide("KS"),
