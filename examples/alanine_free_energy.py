@@ -146,9 +146,7 @@ def by_weights(options: argparse.Namespace, seconds: float) -> tuple[Estimated, 
     batches, energies = [], []
     for _ in until("weights", seconds - (time.perf_counter() - started)):
         batches.append(generator.propose(BATCH, rng))
-        u = np.full(BATCH, np.nan)
-        u[batches[-1].passes] = potential(batches[-1].positions_nm[batches[-1].passes])
-        energies.append(u)
+        energies.append(batches[-1].reduced_potentials(potential))
     drawn = Proposals.concatenate(batches)
     weights = log_weights(np.concatenate(energies), drawn.log_q, drawn.passes)
     phi, psi = (dihedral(drawn.positions_nm, atoms) for atoms in (ALANINE_PHI, ALANINE_PSI))

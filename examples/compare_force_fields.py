@@ -100,8 +100,7 @@ def potential_of(force_field: tuple[str, ...], temperature_K: float) -> ReducedP
 
 
 def weights_of(proposals: Proposals, potential: ReducedPotential) -> np.ndarray:
-    u = np.full(len(proposals), np.nan)
-    u[proposals.passes] = potential(proposals.positions_nm[proposals.passes])
+    u = proposals.reduced_potentials(potential)
     return log_weights(u, proposals.log_q, proposals.passes)
 
 

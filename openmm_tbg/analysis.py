@@ -63,7 +63,7 @@ def clipped_effective_sample_size(log_weights: Scalars, share: float) -> float:
     """
     if not 0 <= share < 1:
         raise ValueError(f"share is {share}: give the share of weights to clip, from 0 to below 1")
-    _weights_over_largest(log_weights)
+    weights_over_largest(log_weights)
     n_kept = max(1, len(log_weights) - round(share * len(log_weights)))
     largest_kept = np.partition(log_weights, n_kept - 1)[n_kept - 1]
     return effective_sample_size(np.minimum(log_weights, largest_kept))
@@ -91,7 +91,7 @@ def independence_acceptance(log_weights: Scalars) -> float:
         >>> independence_acceptance(np.log([1.0, 3.0]))
         0.5
     """
-    weights = _weights_over_largest(log_weights)
+    weights = weights_over_largest(log_weights)
     if len(weights) < 2:
         raise ValueError("log_weights holds one proposal: an acceptance takes at least two")
     falling = np.sort(weights)[::-1]
@@ -115,7 +115,7 @@ def log_mean_weight(log_weights: Scalars) -> float:
         >>> round(log_mean_weight(np.array([1000.0, -np.inf])) - 1000, 4)
         -0.6931
     """
-    mean = float(_weights_over_largest(log_weights).mean())
+    mean = float(weights_over_largest(log_weights).mean())
     return float(log_weights.max()) + math.log(mean)
 
 
@@ -144,7 +144,7 @@ def pareto_k(log_weights: Scalars) -> float:
         >>> bool(abs(pareto_k(x**2 / 2 * (1 / 0.6**2 - 1)) - 0.64) < 0.2)
         True
     """
-    _weights_over_largest(log_weights)
+    weights_over_largest(log_weights)
     positive = np.sort(log_weights[log_weights > -np.inf])
     if len(positive) < FEWEST_FOR_A_TAIL:
         return math.nan
@@ -195,7 +195,7 @@ def bootstrap_error(
     """
     if n < 2:
         raise ValueError(f"n is {n}: a standard deviation takes at least two resamples")
-    _weights_over_largest(log_weights)
+    weights_over_largest(log_weights)
     rng = np.random.default_rng(seed)
     values: list[float] = []
     while len(values) < n:
@@ -205,7 +205,16 @@ def bootstrap_error(
     return float(np.std(values, ddof=1)) if np.isfinite(values).all() else math.inf
 
 
-def _weights_over_largest(log_weights: Scalars) -> Scalars:
+def weights_over_largest(log_weights: Scalars) -> Scalars:
+    """Weights in units of the largest.
+
+    Raises:
+        ValueError: There are no proposals, a log-weight is NaN or +inf, or every weight is zero.
+
+    Example:
+        >>> weights_over_largest(np.array([1000.0, -np.inf]))
+        array([1., 0.])
+    """
     largest = _largest(log_weights)
     if largest == -np.inf:
         raise ValueError(

@@ -154,15 +154,13 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
         centre = current.mean(axis=0)
         log_weight_current = self._log_weight_current(potential, current)
         proposals = pool.take(self.n_proposals)
-        proposed = proposals.positions_nm + centre
-        u = np.full(len(proposals), np.nan)
-        u[proposals.passes] = potential(proposed[proposals.passes])
+        u = proposals.reduced_potentials(lambda centred_nm: potential(centred_nm + centre))
         log_weights_proposed = log_weights(u, proposals.log_q, proposals.passes)
 
         rng = pool.spawn_rng()
         chain = KERNELS[self.kernel](log_weight_current, log_weights_proposed, rng)
         moved = chain.last >= 0
-        context.setPositions(proposed[chain.last] if moved else current)
+        context.setPositions(proposals.positions_nm[chain.last] + centre if moved else current)
         if redraw := moved or sampler_state.velocities is None:
             velocity_seed = int(rng.integers(1, 2**31 - 1))
             context.setVelocitiesToTemperature(thermodynamic_state.temperature, velocity_seed)

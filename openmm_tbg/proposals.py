@@ -58,6 +58,17 @@ class Proposals:
         passes: Mask = self.cause == Cause.NONE
         return passes
 
+    def reduced_potentials(self, potential: Callable[[Positions], Scalars]) -> Scalars:
+        """Reduced potential in kT of each row that passes, NaN of the others.
+
+        Args:
+            potential: Takes positions in nm, of the rows that pass alone.
+        """
+        u = np.full(len(self), np.nan)
+        if self.passes.any():
+            u[self.passes] = potential(self.positions_nm[self.passes])
+        return u
+
     def __len__(self) -> int:
         return len(self.log_q)
 

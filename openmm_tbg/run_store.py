@@ -9,18 +9,18 @@ be killed at any instant. Its attributes say of what the chain is.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import zarr
 
+from .folders import digest_of, make_whole
 from .frames import exclusive, write_atomically
 from .run_record import COUNTS, RunRecord
 
@@ -76,7 +76,7 @@ class RunStore:
         manifest = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
         if not _is_run(path):
             with _explained(path):
-                _make(path, manifest)
+                make_whole(path, partial(_allocate, manifest), _is_run, "run")
         store = cls(path)
         store._require_same(manifest)
         return store
@@ -163,10 +163,7 @@ class RunStore:
     def _digest(self, number: int, rows: RunRecord, checkpoint: Checkpoint) -> str:
         """The digest of a block at its place in this run."""
         place = [self.manifest, number, asdict(checkpoint)]
-        digest = hashlib.sha256(json.dumps(place, sort_keys=True).encode())
-        for name in COLUMNS:
-            digest.update(np.ascontiguousarray(getattr(rows, name)).data)
-        return digest.hexdigest()
+        return digest_of(place, (getattr(rows, name) for name in COLUMNS)).hex()
 
     def _require_same(self, manifest: dict[str, Any]) -> None:
         there, here = dict(leaves(self.manifest)), dict(leaves(manifest))
@@ -213,22 +210,7 @@ def _is_run(path: Path) -> bool:
     return (path / COLUMNS[-1] / "zarr.json").exists() and (path / "blocks").is_dir()
 
 
-def _make(path: Path, manifest: dict[str, Any]) -> None:
-    """Make a folder that is seen whole or not at all, unless another process is faster."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        made = Path(scratch) / "run"
-        _allocate(made, manifest)
-        try:
-            made.rename(path)
-        except OSError as error:
-            if not _is_run(path):
-                raise FileExistsError(
-                    f"{path} is there and no run: choose another folder"
-                ) from error
-
-
-def _allocate(path: Path, manifest: dict[str, Any]) -> None:
+def _allocate(manifest: dict[str, Any], path: Path) -> None:
     """Arrays without rows."""
     group = zarr.create_group(path, attributes=manifest)
     (path / "blocks").mkdir()

@@ -8,13 +8,12 @@ is there. So processes need no locks, and may be killed at any instant.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 import zarr
 
 from .arrays import Mask
+from .folders import digest_of, make_whole
 from .progress import progress_bar
 from .proposals import ProposalGenerator, Proposals
 
@@ -52,6 +52,7 @@ class ProposalStore:
         ...     def propose(self, n, rng):
         ...         x = rng.normal(size=(n, 1, 3))
         ...         return Proposals(x, -np.square(x).sum(axis=(1, 2)) / 2, np.zeros(n, np.int8))
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = ProposalStore.create(Path(folder) / "a", Normal(), 3, batch_size=4, seed=1)
         ...     store.fill(Normal(), [0, 2])
@@ -97,12 +98,12 @@ class ProposalStore:
                 "give at least one batch of at least one proposal, and a seed that is not negative"
             )
         path = Path(path).absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
         drawn = {"n_batches": n_batches, "batch_size": batch_size, "seed": seed}
         made_from = _identity(generator) | {name: int(value) for name, value in drawn.items()}
         if not _is_store(path):
             versions = {name: version(name) for name in PACKAGES}
-            _make(path, made_from | {"reference": generator.reference, "versions": versions})
+            manifest = made_from | {"reference": generator.reference, "versions": versions}
+            make_whole(path, partial(_allocate, manifest), _is_store, "store of proposals")
         store = cls(path)
         store._require_same(made_from)
         return store
@@ -236,10 +237,8 @@ class ProposalStore:
 
     def _digest_of(self, number: int, batch: Proposals) -> bytes:
         """The digest of a batch at its place in this store."""
-        digest = hashlib.sha256(json.dumps([self.manifest, number], sort_keys=True).encode())
-        for name in COLUMNS:
-            digest.update(np.ascontiguousarray(getattr(batch, name)).data)
-        return digest.digest()
+        columns = (getattr(batch, name) for name in COLUMNS)
+        return digest_of([self.manifest, number], columns)
 
     def _require_same(self, here: dict[str, Any]) -> None:
         differing = [
@@ -264,21 +263,7 @@ def _is_store(path: Path) -> bool:
     return (path / "sha256" / "zarr.json").exists()
 
 
-def _make(path: Path, manifest: dict[str, Any]) -> None:
-    """Make a store that is seen whole or not at all, unless another process is faster."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        made = Path(scratch) / "store"
-        _allocate(made, manifest)
-        try:
-            made.rename(path)
-        except OSError as error:
-            if not _is_store(path):
-                raise FileExistsError(
-                    f"{path} is there and no store of proposals: choose another folder"
-                ) from error
-
-
-def _allocate(path: Path, manifest: dict[str, Any]) -> None:
+def _allocate(manifest: dict[str, Any], path: Path) -> None:
     """Arrays of full size in which no chunk is written yet."""
     n_batches, batch_size = manifest["n_batches"], manifest["batch_size"]
     group = zarr.create_group(path, attributes=manifest)

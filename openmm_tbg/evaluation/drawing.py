@@ -233,9 +233,7 @@ def _draw(
             f"the generator returned {len(proposals)} rows where {n} were asked for: "
             "a proposal that fails a filter has to keep its row"
         )
-    u_kT = np.full(n, np.nan)
-    if proposals.passes.any():
-        u_kT[proposals.passes] = potential(proposals.positions_nm[proposals.passes])
+    u_kT = proposals.reduced_potentials(potential)
     seconds = np.full(n, (time.perf_counter() - started) / n)
     return ScoredProposals(proposals.positions_nm, proposals.log_q, proposals.cause, u_kT, seconds)
 

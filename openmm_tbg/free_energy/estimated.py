@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..analysis import effective_sample_size, pareto_k
+from ..analysis import effective_sample_size, pareto_k, weights_over_largest
 from ..arrays import Mask, Scalars
 
 LARGEST_PARETO_K = 0.7  # Vehtari et al. 2024: above it averages over weights do not converge
@@ -69,14 +69,7 @@ def normalised(log_weights: Scalars) -> Scalars:
         ValueError: There are fewer than two, one is NaN or +inf, or every weight is zero.
     """
     require_two(log_weights)
-    largest = float(log_weights.max())
-    if np.isnan(largest) or largest == np.inf:
-        raise ValueError("log_weights must be finite, or -inf for a weight of zero")
-    if largest == -np.inf:
-        raise ValueError(
-            "every log-weight is -inf: no proposal passes the filters with a finite energy"
-        )
-    weights = np.exp(log_weights - largest)
+    weights = weights_over_largest(log_weights)
     shares: Scalars = weights / weights.sum()
     return shares
 

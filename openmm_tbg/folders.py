@@ -1,0 +1,47 @@
+"""Folders that are seen whole or not at all, and the digest of what lies in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+
+def make_whole(
+    path: Path, fill: Callable[[Path], None], is_made: Callable[[Path], bool], what: str
+) -> None:
+    """Make a folder that is seen whole or not at all, unless another process is faster.
+
+    Args:
+        path: The folder; its parents are made.
+        fill: Makes a folder of the name given to it, and what belongs in it.
+        is_made: Whether there is such a folder already.
+        what: What one is called.
+
+    Raises:
+        FileExistsError: `path` is there and something else.
+        OSError: The folder cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+        made = Path(scratch) / "made"
+        fill(made)
+        try:
+            made.rename(path)
+        except OSError as error:
+            if not is_made(path):
+                raise FileExistsError(
+                    f"{path} is there and no {what}: choose another folder"
+                ) from error
+
+
+def digest_of(description: object, columns: Iterable[np.ndarray]) -> bytes:
+    """The sha256 of plain values and of the arrays that belong to them, 32 bytes."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for column in columns:
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.digest()
