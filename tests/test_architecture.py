@@ -29,7 +29,7 @@ LAYERS = (
     ("filters", "potential", "metropolis", "analysis", "reference"),
     ("peptides",),
     ("matching", "checkpoint"),
-    ("models",),
+    ("models", "transferable_model"),
     ("proposals",),
     ("store",),
     ("generator", "stored", "thinning", "workers"),
