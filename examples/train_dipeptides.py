@@ -157,14 +157,22 @@ def all_frames(sequences: list[str], name: str, options: argparse.Namespace) -> 
 
 
 def all_moments(options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """What the field knows of each of the 400 dipeptides beforehand."""
-    moments = {}
-    for sequence in ALL:
-        frames = uncharged(sequence, options.data / "uncharged")
-        molecule = Molecule.from_topology(*assembled(sequence))
-        encoding = ENCODINGS[options.encoding](molecule)
-        moments[sequence] = moments_of(ReferenceGeometry.from_frames(molecule, encoding, frames))
-    return moments
+    """What the field knows of each of the 400 dipeptides beforehand, kept in a file."""
+    path = options.data / f"moments_{options.encoding}.npz"
+    if not path.exists():
+        moments = {sequence: moments_of(geometry(sequence, options)) for sequence in ALL}
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **moments)
+        partial.replace(path)
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def geometry(sequence: str, options: argparse.Namespace) -> ReferenceGeometry:
+    frames = uncharged(sequence, options.data / "uncharged")
+    molecule = Molecule.from_topology(*assembled(sequence))
+    return ReferenceGeometry.from_frames(molecule, ENCODINGS[options.encoding](molecule), frames)
 
 
 def tasks_of(
