@@ -12,7 +12,16 @@ import rich_click as click
 
 from .failures import in_one_line
 
-COMMANDS = ("models", "cite")
+COMMANDS = (
+    "doctor",
+    "models",
+    "sample",
+    "reweight",
+    "free-energy",
+    "mcmc",
+    "simulate",
+    "cite",
+)
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
@@ -58,6 +67,6 @@ def main() -> None:
     """Boltzmann generators as exact moves for OpenMM samplers, and free energies from them.
 
     A first hour: `openmm-tbg doctor`, then `openmm-tbg sample alanine-dipeptide --out proposals`,
-    then `openmm-tbg reweight proposals`. Each command goes on where it stopped when it is given
-    again.
+    then `openmm-tbg reweight alanine-dipeptide proposals`. Each command goes on where it stopped
+    when it is given again.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     import openmm
     from openmm.app import Topology
 
-    from ..arrays import Positions
-    from ..checkpoint import TrainedModel
+    from ..arrays import Positions, Scalars
+    from ..checkpoint import ModelCard, TrainedModel
     from ..generator import BoltzmannGenerator
     from ..potential import ReducedPotential
+    from ..proposals import Proposals
     from ..reference import ReferenceSystem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,15 +77,46 @@ def model_options(function: F) -> F:
     return function
 
 
+def source_argument(function: F) -> F:
+    """A folder of proposals."""
+    return click.argument("proposals", type=ExistingFolder)(function)
+
+
+def seed_option(function: F) -> F:
+    """Origin of random numbers."""
+    option = click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=1,
+        show_default=True,
+        help="Origin of all random numbers.",
+    )
+    return option(function)
+
+
 @dataclass(frozen=True)
 class Structure:
-    """A molecule and where its runs may start, with its own force field where it has one."""
+    """A molecule, where its runs may start, and the force field that it takes if none is given."""
 
     name: str
     topology: Topology
     starts_nm: Positions
     force_field: tuple[str, ...] = ()
     temperature_K: float | None = None
+
+    def as_trained(self, card: ModelCard) -> Structure:
+        """The same with force field and temperature of a model's training data."""
+        return replace(self, force_field=card.force_field, temperature_K=card.temperature_K)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """Proposals with their reduced potentials in a target (kT) and log-weights."""
+
+    target: ReferenceSystem
+    proposals: Proposals
+    u: Scalars
+    log_weights: Scalars
 
 
 def read_structure(molecule: str) -> Structure:
@@ -172,13 +204,13 @@ def read_target(
             is not supported.
         UsageError: Force field or temperature are known from nowhere.
     """
-    from openmm import app
-
     from ..potential import require_supported
     from ..reference import ReferenceSystem
 
     if system is not None and force_field:
         raise click.UsageError("--system and --force-field exclude each other: give one of them")
+    temperature_K = temperature_K or structure.temperature_K
+    force_field = force_field or structure.force_field
     if temperature_K is None:
         raise click.UsageError(
             f"the temperature of {structure.name} is unknown: give --temperature"
@@ -187,12 +219,7 @@ def read_target(
         made = _read_system(system)
         names: tuple[str, ...] = (system.name,)
     elif force_field:
-        made = app.ForceField(*force_field).createSystem(
-            structure.topology,
-            nonbondedMethod=app.NoCutoff,
-            constraints=None,
-            removeCMMotion=False,
-        )
+        made = _made_by(force_field, structure)
         names = force_field
     else:
         raise click.UsageError(
@@ -215,6 +242,37 @@ def reduced_potential(target: ReferenceSystem) -> ReducedPotential:
     return ReducedPotential(state, state.create_context(integrator, energy_platform(target.system)))
 
 
+def read_weighted(
+    molecule: str,
+    proposals: Path,
+    force_field: tuple[str, ...],
+    temperature_K: float | None,
+    system: Path | None,
+) -> Weighted:
+    """Stored proposals with their weights in a target, that of their model if none is given.
+
+    Raises:
+        ValueError: The proposals are of another molecule, or as in `read_target`.
+        FileNotFoundError: The folder holds no proposals.
+        RuntimeError: None is drawn, or a batch is damaged.
+    """
+    from ..metropolis import log_weights
+    from ..models import registered_models
+    from ..molecule import Molecule
+    from ..store import ProposalStore
+
+    store = ProposalStore(proposals)
+    structure = read_structure(molecule)
+    Molecule.from_dict(store.manifest).require_same(structure.topology)
+    model = store.manifest["reference"]
+    if model in registered_models() or Path(model).exists():
+        structure = structure.as_trained(read_model(model).card)
+    target = read_target(structure, force_field, temperature_K, system)
+    drawn = store.read()
+    u = drawn.reduced_potentials(reduced_potential(target))
+    return Weighted(target, drawn, u, log_weights(u, drawn.log_q, drawn.passes))
+
+
 def energy_platform(system: openmm.System) -> openmm.Platform:
     """The CPU platform on one thread for a CustomGBForce, which Reference is slow at; else that."""
     import openmm
@@ -224,6 +282,23 @@ def energy_platform(system: openmm.System) -> openmm.Platform:
     if has_custom_gb:
         platform.setPropertyDefaultValue("Threads", "1")
     return platform
+
+
+def _made_by(force_field: tuple[str, ...], structure: Structure) -> openmm.System:
+    from openmm import app
+
+    try:
+        known = app.ForceField(*force_field)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"--force-field {' '.join(force_field)}: {error}") from error
+    except Exception as error:  # whatever a parser of XML stumbles over
+        raise ValueError(f"{' or '.join(force_field)} is no force field ({error})") from error
+    return known.createSystem(
+        structure.topology,
+        nonbondedMethod=app.NoCutoff,
+        constraints=None,
+        removeCMMotion=False,
+    )
 
 
 def _of_reference(name: str, reference: ReferenceSystem) -> Structure:
