@@ -165,8 +165,8 @@ WRONG = [
     ("reweight chiral.pdb .", 1, "no store of proposals"),
     ("reweight KS drawn", 1, "atoms where the molecule has 5"),
     ("reweight chiral.pdb drawn --temperature 0", 2, "0.0 is not in the range x>0"),
-    ("reweight chiral.pdb drawn", 2, "the temperature of chiral.pdb is unknown"),
-    ("reweight chiral.pdb drawn --temperature 300", 2, "give --force-field or --system"),
+    ("simulate chiral.pdb --out d", 2, "the temperature of chiral.pdb is unknown"),
+    ("simulate chiral.pdb --out d --temperature 9", 2, "give --force-field or --system"),
     ("reweight chiral.pdb drawn --system gone.xml", 2, "'gone.xml' does not exist"),
     ("reweight chiral.pdb drawn --temperature 9 --system notes.txt", 1, "is no XML of OpenMM"),
     (

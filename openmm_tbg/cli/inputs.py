@@ -290,7 +290,10 @@ def _made_by(force_field: tuple[str, ...], structure: Structure) -> openmm.Syste
     try:
         known = app.ForceField(*force_field)
     except (ValueError, OSError) as error:
-        raise ValueError(f"--force-field {' '.join(force_field)}: {error}") from error
+        raise ValueError(
+            f"force field {' + '.join(force_field)}: {error}; name files that come with OpenMM, or "
+            "paths"
+        ) from error
     except Exception as error:  # whatever a parser of XML stumbles over
         raise ValueError(f"{' or '.join(force_field)} is no force field ({error})") from error
     return known.createSystem(
