@@ -10,7 +10,8 @@ import rich_click as click
 
 from .command import Command
 from .formats import TABLES, OutputFile, write_rows
-from .inputs import ExistingFolder, molecule_argument, read_structure, read_weighted, target_options
+from .inputs import ExistingFolder, molecule_argument, read_structure, target_options
+from .weighing import read_weighted
 
 if TYPE_CHECKING:
     from openmm.app import Topology

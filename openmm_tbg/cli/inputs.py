@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     import openmm
     from openmm.app import Topology
 
-    from ..arrays import Positions, Scalars
+    from ..arrays import Positions
     from ..checkpoint import ModelCard, TrainedModel
     from ..generator import BoltzmannGenerator
     from ..potential import ReducedPotential
-    from ..proposals import Proposals
     from ..reference import ReferenceSystem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,16 +106,6 @@ class Structure:
     def as_trained(self, card: ModelCard) -> Structure:
         """The same with force field and temperature of a model's training data."""
         return replace(self, force_field=card.force_field, temperature_K=card.temperature_K)
-
-
-@dataclass(frozen=True, eq=False)
-class Weighted:
-    """Proposals with their reduced potentials in a target (kT) and log-weights."""
-
-    target: ReferenceSystem
-    proposals: Proposals
-    u: Scalars
-    log_weights: Scalars
 
 
 def read_structure(molecule: str) -> Structure:
@@ -240,37 +229,6 @@ def reduced_potential(target: ReferenceSystem) -> ReducedPotential:
     state = ThermodynamicState(target.system, target.temperature_K * unit.kelvin)
     integrator = openmm.VerletIntegrator(0.001)
     return ReducedPotential(state, state.create_context(integrator, energy_platform(target.system)))
-
-
-def read_weighted(
-    molecule: str,
-    proposals: Path,
-    force_field: tuple[str, ...],
-    temperature_K: float | None,
-    system: Path | None,
-) -> Weighted:
-    """Stored proposals with their weights in a target, that of their model if none is given.
-
-    Raises:
-        ValueError: The proposals are of another molecule, or as in `read_target`.
-        FileNotFoundError: The folder holds no proposals.
-        RuntimeError: None is drawn, or a batch is damaged.
-    """
-    from ..metropolis import log_weights
-    from ..models import registered_models
-    from ..molecule import Molecule
-    from ..store import ProposalStore
-
-    store = ProposalStore(proposals)
-    structure = read_structure(molecule)
-    Molecule.from_dict(store.manifest).require_same(structure.topology)
-    model = store.manifest["reference"]
-    if model in registered_models() or Path(model).exists():
-        structure = structure.as_trained(read_model(model).card)
-    target = read_target(structure, force_field, temperature_K, system)
-    drawn = store.read()
-    u = drawn.reduced_potentials(reduced_potential(target))
-    return Weighted(target, drawn, u, log_weights(u, drawn.log_q, drawn.passes))
 
 
 def energy_platform(system: openmm.System) -> openmm.Platform:

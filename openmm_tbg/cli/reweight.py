@@ -9,7 +9,8 @@ import rich_click as click
 
 from .command import Command
 from .formats import TABLES, OutputFile, write_rows
-from .inputs import molecule_argument, read_weighted, source_argument, target_options
+from .inputs import molecule_argument, source_argument, target_options
+from .weighing import Weighted, read_weighted
 
 
 @click.command("reweight", cls=Command)
@@ -35,8 +36,6 @@ def command(
 
     One energy for each proposal, and no simulation.
     """
-    import numpy as np
-
     from ..analysis import effective_sample_size, independence_acceptance, pareto_k
     from ..free_energy import average, log_normalising_constant
 
@@ -70,12 +69,18 @@ def command(
         write_rows(out, rows, about)
         click.echo(f"{out} written")
     if export is not None:
-        drawn = found.proposals
-        np.savez(
-            export,
-            positions_nm=drawn.positions_nm,
-            log_q=drawn.log_q,
-            u=found.u,
-            log_weights=weights,
-        )
+        _export(export, found)
         click.echo(f"{export} written")
+
+
+def _export(path: Path, found: Weighted) -> None:
+    import numpy as np
+
+    drawn = found.proposals
+    np.savez(
+        path,
+        positions_nm=drawn.positions_nm,
+        log_q=drawn.log_q,
+        u=found.u,
+        log_weights=found.log_weights,
+    )
