@@ -51,8 +51,7 @@ def target_options(function: F) -> F:
             "--force-field",
             multiple=True,
             metavar="XML",
-            help="Force-field file of OpenMM, given once for each; those of the model if not "
-            "given.",
+            help="Force-field file of OpenMM, repeated for each; else those of the model.",
         ),
     ):
         function = option(function)
@@ -68,8 +67,7 @@ def model_options(function: F) -> F:
         click.option(
             "--model",
             metavar="NAME|FILE",
-            help="Registered name, or a .safetensors file; the one that knows the molecule if not "
-            "given.",
+            help="Registered name or .safetensors file; else one that knows the molecule.",
         ),
     ):
         function = option(function)
