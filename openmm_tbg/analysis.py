@@ -96,7 +96,7 @@ def tempering_power(log_weights: Scalars, share: float) -> float:
         >>> log_weights = np.array([0.0, 1.0, 8.0])
         >>> power = tempering_power(log_weights, share=0.5)
         >>> round(power, 3), round(effective_sample_size(power * log_weights), 3)
-        (0.155, 0.5)
+        (0.282, 0.5)
     """
     if not 0 < share < 1:
         raise ValueError(f"share is {share}: give a share between 0 and 1")

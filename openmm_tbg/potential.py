@@ -108,7 +108,7 @@ class ReducedPotential:
         return np.array(found, dtype=np.float64)
 
     def forces(self, positions_nm: Positions) -> Positions:
-        r"""The reduced force $-\nabla u$ in kT/nm on each atom; NaN as for u.
+        r"""The reduced force $-\nabla u$ in kT/nm on each atom; NaN in it where u is NaN.
 
         Args:
             positions_nm: Configurations in nm.

@@ -39,7 +39,6 @@ STRICT: list[Statistic] = [
     independence_acceptance,
     log_mean_weight,
     pareto_k,
-    tempering_power,
     bootstrapped,
 ]
 EVERY: list[Statistic] = [effective_sample_size, *STRICT]
