@@ -10,6 +10,7 @@ import numpy as np
 from .arrays import Scalars
 
 FEWEST_FOR_A_TAIL = 25  # of which a fifth, five, are the tail
+HALVINGS = 50
 
 
 def effective_sample_size(log_weights: Scalars) -> float:
@@ -67,6 +68,48 @@ def clipped_effective_sample_size(log_weights: Scalars, share: float) -> float:
     n_kept = max(1, len(log_weights) - round(share * len(log_weights)))
     largest_kept = np.partition(log_weights, n_kept - 1)[n_kept - 1]
     return effective_sample_size(np.minimum(log_weights, largest_kept))
+
+
+def tempering_power(log_weights: Scalars, share: float) -> float:
+    r"""The largest power of the weights that leaves a given effective sample size.
+
+    $$ \beta = \max \{ b \le 1 : \mathrm{ESS}(w^b) / N \ge s \} $$
+
+    The effective sample size falls as b grows, from 1 to that of the weights: its logarithm has the
+    slope $2 (\langle \ln w \rangle_b - \langle \ln w \rangle_{2b}) \le 0$, with means under
+    $w^b$ and $w^{2b}$.
+
+    Args:
+        log_weights: Log-weights of N proposals, all above zero: finite.
+        share: s, between 0 and 1.
+
+    Raises:
+        ValueError: `share` is not between 0 and 1, there are no proposals, or a log-weight is not
+            finite.
+
+    Reference:
+        Koblents & Míguez, Stat. Comput. 25 (2015) 407, who temper the weights of adaptive
+        importance sampling; the rule for the power is that of Jasra et al., Scand. J. Stat. 38
+        (2011) 1.
+
+    Example:
+        >>> log_weights = np.array([0.0, 1.0, 8.0])
+        >>> power = tempering_power(log_weights, share=0.5)
+        >>> round(power, 3), round(effective_sample_size(power * log_weights), 3)
+        (0.282, 0.5)
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share}: give a share between 0 and 1")
+    if not np.isfinite(log_weights).all():
+        raise ValueError("log_weights holds one that is not finite: leave out rows of weight zero")
+    if effective_sample_size(log_weights) >= share:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        enough = effective_sample_size(middle * log_weights) >= share
+        low, high = (middle, high) if enough else (low, middle)
+    return low
 
 
 def independence_acceptance(log_weights: Scalars) -> float:

@@ -150,7 +150,9 @@ class BoltzmannGenerator:
 
         Raises:
             ValueError: if `n` is below 1.
+            RuntimeError: if the weights of the network have changed.
         """
+        self._require_frozen()
         noise = torch.Generator().manual_seed(int(rng.integers(2**63)))
         draw = _Draw(self._filter, log_keep, rng)
         samples = self.flow.sample_with_log_prob(n, noise, draw.passes, draw.keeps)
@@ -164,7 +166,9 @@ class BoltzmannGenerator:
 
         Raises:
             ValueError: if the positions are not of this molecule.
+            RuntimeError: if the weights of the network have changed.
         """
+        self._require_frozen()
         with np.errstate(invalid="ignore"):  # the filter finds rows that are not finite
             centred = positions_nm - positions_nm.mean(axis=1, keepdims=True)
         screened = self._filter.screen(centred)
@@ -177,6 +181,18 @@ class BoltzmannGenerator:
                 estimate = samples.log_q_estimate.cpu().numpy() + self._filter.log_fold
                 log_q[rows] += log_keep(inside, estimate)
         return Proposals(screened.positions_nm, log_q, screened.cause)
+
+    def _require_frozen(self) -> None:
+        """Refuse a network other than the file's: two densities in one chain would bias it."""
+        assert isinstance(self.flow.field, torch.nn.Module)
+        for name, now in self.flow.field.state_dict().items():
+            weights = self.model.weights[name]
+            if not torch.equal(now.to(weights), weights):
+                raise RuntimeError(
+                    f"the network of {self.reference} has changed since it was loaded ({name}), so "
+                    "that its density is another than that of earlier proposals: train a copy, "
+                    "save it, and make a new generator of its file"
+                )
 
     def log_prob_error(self, n: int, rng: np.random.Generator) -> LogProbError:
         """Measure the numerical error of log q on `n` fresh samples, in kT."""

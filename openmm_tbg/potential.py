@@ -10,7 +10,7 @@ import openmm
 from openmm import unit
 from openmmtools.states import ThermodynamicState
 
-from .arrays import Positions, Scalars
+from .arrays import Frame, Positions, Scalars
 
 
 def require_supported(system: openmm.System, n_atoms: int) -> None:
@@ -82,11 +82,20 @@ class ReducedPotential:
         self._turn = threading.Lock()
 
     @property
+    def system(self) -> openmm.System:
+        """The System of the target."""
+        return self._context.getSystem()
+
+    @property
+    def temperature_K(self) -> float:  # noqa: N802
+        """Temperature of the target in K."""
+        return float(self._thermodynamic_state.temperature.value_in_unit(unit.kelvin))
+
+    @property
     def sha256(self) -> str:
         """Digest of the System and the temperature."""
-        system = openmm.XmlSerializer.serialize(self._context.getSystem())
-        temperature_K = self._thermodynamic_state.temperature.value_in_unit(unit.kelvin)
-        return hashlib.sha256(f"{temperature_K!r} {system}".encode()).hexdigest()
+        system = openmm.XmlSerializer.serialize(self.system)
+        return hashlib.sha256(f"{self.temperature_K!r} {system}".encode()).hexdigest()
 
     def __call__(self, positions_nm: Positions) -> Scalars:
         """Reduced potential of each configuration; NaN where OpenMM cannot evaluate it.
@@ -98,7 +107,26 @@ class ReducedPotential:
             found = [self._of_one(positions) for positions in positions_nm]
         return np.array(found, dtype=np.float64)
 
-    def _of_one(self, positions_nm: np.ndarray) -> float:
+    def forces(self, positions_nm: Positions) -> Positions:
+        r"""The reduced force $-\nabla u$ in kT/nm on each atom; NaN in it where u is NaN.
+
+        Args:
+            positions_nm: Configurations in nm.
+        """
+        with self._turn:
+            return np.stack([self._forces_of_one(positions) for positions in positions_nm])
+
+    def _forces_of_one(self, positions_nm: Frame) -> Frame:
+        per_nm = self._thermodynamic_state.kT / unit.nanometer
+        try:
+            self._context.setPositions(positions_nm)
+            forces = self._context.getState(forces=True).getForces(asNumpy=True)
+        except openmm.OpenMMException:
+            return np.full(positions_nm.shape, np.nan)
+        reduced: Frame = np.array(forces / per_nm, dtype=np.float64)
+        return reduced
+
+    def _of_one(self, positions_nm: Frame) -> float:
         # The CPU platform raises on coordinates that are NaN, others return NaN.
         try:
             self._context.setPositions(positions_nm)

@@ -17,6 +17,7 @@ from openmm_tbg.analysis import (
     independence_acceptance,
     log_mean_weight,
     pareto_k,
+    tempering_power,
 )
 from openmm_tbg.arrays import Scalars
 from openmm_tbg.metropolis import independence_metropolis
@@ -228,3 +229,23 @@ def test_too_few_weights_have_no_tail() -> None:
     few = gaussian_log_weights(0.8, analysis.FEWEST_FOR_A_TAIL - 1)
     assert math.isnan(pareto_k(with_failures(few, 100)))
     assert math.isfinite(pareto_k(gaussian_log_weights(0.8, analysis.FEWEST_FOR_A_TAIL)))
+
+
+def test_the_power_leaves_the_effective_sample_size_that_is_asked_for() -> None:
+    log_w = 3 * np.random.default_rng(0).normal(size=4000)
+    power = tempering_power(log_w, 0.5)
+    assert abs(effective_sample_size(power * log_w) - 0.5) < 1e-9
+    # A normal of variance s^2 keeps exp(-b^2 s^2) of the sample size.
+    assert abs(power - np.sqrt(np.log(2)) / 3) < 0.02
+    assert tempering_power(0.1 * log_w, 0.5) == 1.0
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, np.nan])
+def test_a_share_that_cannot_be_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="give a share between 0 and 1"):
+        tempering_power(np.zeros(3), share)
+
+
+def test_weights_of_zero_have_no_power() -> None:
+    with pytest.raises(ValueError, match="leave out rows of weight zero"):
+        tempering_power(np.array([0.0, -np.inf]), 0.5)

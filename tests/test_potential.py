@@ -123,3 +123,17 @@ def test_unsupported_systems_are_refused(spoil: Spoil, message: str) -> None:
     spoil(system)
     with pytest.raises(ValueError, match=message):
         require_supported(system, N_ATOMS)
+
+
+def test_forces_are_minus_the_gradient_of_the_reduced_potential() -> None:
+    state = harmonic_state()
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = state.create_context(openmm.VerletIntegrator(0.001), platform)
+    potential = ReducedPotential(state, context)
+    x = FRAME + 0.01 * mean_free_normal(2, np.random.default_rng(0))
+    moved = x + 1e-6 * (steps := np.random.default_rng(1).normal(size=x.shape))
+    forces = potential.forces((x + moved) / 2)
+    expected = -(potential(moved) - potential(x)) / 1e-6
+    np.testing.assert_allclose((forces * steps).sum(axis=(1, 2)), expected, rtol=1e-6)
+    x[0, 0, 0] = np.nan
+    assert np.isnan(potential.forces(x)[0]).any()

@@ -1,5 +1,9 @@
-"""Fits a field to frames of molecular dynamics; no sampler imports it."""
+"""Fits a field to frames, or a model to its own proposals; no sampler imports it."""
 
+from .adaptation import AdaptationSettings as AdaptationSettings
+from .adaptation import adapt as adapt
+from .adaptation_record import Adaptation as Adaptation
+from .adaptation_record import ModelQuality as ModelQuality
 from .data import MoleculeFrames as MoleculeFrames
 from .newton import StiffTerms as StiffTerms
 from .objectives import ResidualMatching as ResidualMatching
