@@ -27,7 +27,7 @@ LAYERS = (
     ("fields",),
     ("flow",),
     ("filters", "potential", "metropolis", "analysis", "reference"),
-    ("peptides",),
+    ("peptides", "verdict"),
     ("matching", "checkpoint"),
     ("models",),
     ("proposals",),
