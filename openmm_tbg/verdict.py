@@ -139,7 +139,9 @@ def doubts_of_number(n: int | float, what: str, advice: str) -> tuple[Doubt, ...
     """
     for threshold, trust in ((FEWEST_SAMPLES, Trust.NO), (ENOUGH_SAMPLES, Trust.CARE)):
         if n < threshold:
-            return (Doubt(trust, f"{round(n, 1):g} {what}, fewer than {threshold}", advice),)
+            return (
+                Doubt(trust, f"{math.floor(10 * n) / 10:g} {what}, fewer than {threshold}", advice),
+            )
     return ()
 
 

@@ -47,6 +47,11 @@ def test_numbers_of_samples(n: float, expected: Trust) -> None:
     assert trust(doubts_of_number(n, "samples", "draw more")) == expected
 
 
+def test_a_number_is_not_rounded_up_to_its_threshold() -> None:
+    (doubt,) = doubts_of_number(9.97, "samples", "draw more")
+    assert doubt.reason == "9.9 samples, fewer than 10"
+
+
 def test_the_thresholds_are_those_at_which_a_standard_error_is_known_so_well() -> None:
     """The spread of the standard error of n normal samples: 24 % and 10 %, as the table has it."""
     rng = np.random.default_rng(0)
