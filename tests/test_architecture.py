@@ -38,6 +38,7 @@ LAYERS = (
     ("run_store",),
     ("run",),
     ("training",),
+    ("report",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 MAX_MODULE_LINES = 300
