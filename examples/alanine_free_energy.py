@@ -84,7 +84,7 @@ class Row:
         if self.found is None:
             return f"{self.method:24s} no figure: {self.why_none}"
         away = self.found.value - self.reference_kT
-        doubts = f"  ! {'; '.join(self.found.doubts)}" if self.found.doubts else ""
+        doubts = "".join(f"  ! {doubt.reason}" for doubt in self.found.doubts)
         return (
             f"{self.method:24s} {self.found.value:6.2f} +- {self.found.error:4.2f}  "
             f"off by {away:+5.2f}  {self.seconds:4.0f} s  N {sum(self.found.n)}{doubts}"

@@ -71,7 +71,7 @@ class Row:
             for each in found.values()
         )
         doubts = [
-            f"  do not trust {name}: {doubt}"
+            f"  {name}: {doubt.trust}: {doubt}"
             for name, each in found.items()
             for doubt in (each.doubts if each else ())
         ]

@@ -165,8 +165,8 @@ def log_mean_weight(log_weights: Scalars) -> float:
 def pareto_k(log_weights: Scalars) -> float:
     r"""Index k of the generalised Pareto distribution that fits the tail of the weights.
 
-    Weights have $1/k$ finite moments: below 0.5 their variance is finite, above 0.7 no average over
-    them can be trusted, whatever their effective sample size. The fit is over the largest
+    Weights have $1/k$ finite moments: below 0.5 their variance is finite. What k allows to trust is
+    said in `verdict`, whatever the effective sample size. The fit is over the largest
     $\min(n/5, 3\sqrt n)$ of the n weights above zero; zeros do not change the tail's index.
 
     Args:

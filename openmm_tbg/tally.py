@@ -10,18 +10,7 @@ import numpy as np
 
 from .arrays import Cause, Causes, Scalars
 from .metropolis import Chain
-
-ADVICE = {
-    Cause.BOND_GRAPH: "the generator breaks bonds: choose a model that knows this molecule, "
-    "or train it for longer",
-    Cause.CHIRALITY: "the generator mixes the hands of the stereocentres: choose a model that "
-    "tells them apart, or train it for longer",
-    Cause.ENERGY_NOT_FINITE: "the energies are not finite: check that atoms are in the order of "
-    "the generator's topology",
-    Cause.THINNED: "keep a larger share, or none dropped, to learn the cause",
-    Cause.METROPOLIS: "the weights spread too widely: check that the model was trained for this "
-    "force field and temperature",
-}
+from .verdict import Verdict, doubts_of_chain, doubts_of_proposals
 
 
 @dataclass(frozen=True)
@@ -119,6 +108,7 @@ class Tally:
                 else 0.0,
                 self.n_proposed,
             ),
+            n_steps=self.n_steps,
             longest_rejection_run=self.longest_rejection_run,
             seconds_per_proposal=_ratio(self.seconds, self.n_proposed),
         )
@@ -134,6 +124,7 @@ class MoveSummary:
         rejected: Share of the proposals rejected for each cause.
         effective_sample_size: Kish's ESS of the weights over all N proposals, nothing clipped, as a
             share of N.
+        n_steps: Steps of the chain.
         longest_rejection_run: Most steps in a row without acceptance.
         seconds_per_proposal: Wall time of the move for each proposal.
     """
@@ -142,34 +133,38 @@ class MoveSummary:
     acceptance: float
     rejected: Mapping[Cause, float]
     effective_sample_size: float
+    n_steps: int
     longest_rejection_run: int
     seconds_per_proposal: float
 
     @property
-    def advice(self) -> str:
-        """What to do about it, in one sentence."""
-        if self.n_proposed == 0:
-            return "nothing proposed yet: apply the move first"
-        if self.effective_sample_size * self.n_proposed < 10:
-            main = max(self.rejected, key=self.rejected.__getitem__)
-            return f"too few carry the weights: draw more; if that does not help, {ADVICE[main]}"
-        return "the proposals overlap with the target"
+    def n_effective(self) -> float:
+        """Kish's effective number of proposals."""
+        return self.effective_sample_size * self.n_proposed
+
+    @property
+    def verdict(self) -> Verdict:
+        """How far the chain and averages over its proposals can be trusted, and the next step."""
+        doubts = doubts_of_proposals(self.n_effective, self.rejected, self.n_proposed)
+        if self.n_proposed:
+            n_accepted = round(self.acceptance * self.n_steps)
+            doubts += doubts_of_chain(self.n_steps, n_accepted, self.longest_rejection_run)
+        return Verdict(doubts)
 
     def __str__(self) -> str:
         rejected = ", ".join(
             f"{cause.name.lower().replace('_', ' ')} {share:.1%}"
             for cause, share in self.rejected.items()
         )
-        effective = self.effective_sample_size * self.n_proposed
         return (
             f"proposals               {self.n_proposed}\n"
             f"acceptance              {self.acceptance:.2%} of steps\n"
             f"rejected                {rejected}\n"
-            f"effective sample size   {effective:.1f}, {self.effective_sample_size:.2%} of all "
-            "proposals, no weight clipped\n"
+            f"effective sample size   {self.n_effective:.1f}, {self.effective_sample_size:.2%} of "
+            "all proposals, no weight clipped\n"
             f"longest rejection run   {self.longest_rejection_run} steps\n"
             f"time                    {self.seconds_per_proposal:.2g} s a proposal\n"
-            f"verdict                 {self.advice}"
+            f"verdict                 {self.verdict}"
         )
 
 

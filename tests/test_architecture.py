@@ -27,7 +27,7 @@ LAYERS = (
     ("fields",),
     ("flow",),
     ("filters", "potential", "metropolis", "analysis", "reference"),
-    ("peptides",),
+    ("peptides", "verdict"),
     ("matching", "checkpoint"),
     ("models", "transferable_model"),
     ("proposals",),
@@ -38,7 +38,7 @@ LAYERS = (
     ("run_store",),
     ("run",),
     ("training",),
-    ("doctor",),
+    ("doctor", "report"),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -53,10 +53,11 @@ def command(
     click.echo(
         f"effective sample size   {share:.2%} of {n} proposals, {share * n:.1f}, none clipped"
     )
-    click.echo(f"Pareto k                {pareto_k(weights):.2f} (trust weights below 0.7)")
+    click.echo(f"Pareto k                {pareto_k(weights):.2f}")
     click.echo(f"Metropolis acceptance   {independence_acceptance(weights):.2%}")
     for name, estimate in estimates.items():
         click.echo(f"{name:23s} {estimate}")
+    click.echo(f"verdict                 {estimates['ln Z'].verdict}")
     if out is not None:
         rows = [{"quantity": name} | asdict(each) for name, each in estimates.items()]
         about = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..frames import write_atomically
+from ..verdict import largest_pareto_k
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Evaluation:
         effective_sample_size_clipped_0_2_percent: The same with the largest 0.2 % of weights
             clipped: biased upward.
         effective_sample_size_clipped_1_percent: The same with 1 % clipped: biased upward.
-        pareto_k: Tail index of the weights; above 0.7 no average over them is to be trusted.
+        pareto_k: Tail index of the weights, as `analysis.pareto_k` finds it.
         acceptance: Of a stationary independence-Metropolis chain.
         valid_bonds: Share of proposals with the molecule's bonds.
         valid_chirality: Share of those with valid bonds that have, maybe mirrored, its hand.
@@ -93,6 +94,7 @@ class Evaluation:
         return "\n".join(f"{name:27s} {text}" for name, text in self._rows())
 
     def _rows(self) -> list[tuple[str, str]]:
+        largest_k = largest_pareto_k(max(2, round(self.valid * self.n)))
         likelihood = [
             ("-log q, lengths in nm", self.nll_nm),
             (f"  in nm / {self.length_scale:g}", self.nll_scaled),
@@ -103,7 +105,7 @@ class Evaluation:
             ("effective sample size", f"{self.effective_sample_size:.2%}, nothing clipped"),
             ("  0.2 % clipped (biased)", f"{self.effective_sample_size_clipped_0_2_percent:.2%}"),
             ("  1 % clipped (biased)", f"{self.effective_sample_size_clipped_1_percent:.2%}"),
-            ("Pareto k", f"{self.pareto_k:.2f} (weights are to be trusted below 0.7)"),
+            ("Pareto k", f"{self.pareto_k:.2f} (to be trusted up to {largest_k:.2f})"),
             ("Metropolis acceptance", f"{self.acceptance:.2%}"),
             ("valid bonds", f"{self.valid_bonds:.2%}"),
             ("valid chirality of these", f"{self.valid_chirality:.2%}"),

@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Int
 
 from ..arrays import Mask, Scalars
+from ..verdict import doubts_of_number
 from .estimated import Estimated
-
-FEWEST_CROSSINGS = 10
 
 
 def independent_rows(series: Scalars) -> Int[np.ndarray, " kept"]:
@@ -70,7 +69,7 @@ def free_energy_difference_of_chain(first: Mask) -> Estimated:
     share = float(first.mean())
     n_effective = len(first) / float(timeseries.statistical_inefficiency(first.astype(float)))
     crossings = int(np.count_nonzero(first[1:] != first[:-1]))
-    doubts = () if crossings >= FEWEST_CROSSINGS else (f"{crossings} crossings in the whole chain",)
+    doubts = doubts_of_number(crossings, "crossings in the whole chain", "run it longer")
     return Estimated(
         -math.log(share / (1 - share)),
         1 / math.sqrt(n_effective * share * (1 - share)),

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..analysis import effective_sample_size, pareto_k, weights_over_largest
-from ..arrays import Mask, Scalars
-
-LARGEST_PARETO_K = 0.7  # Vehtari et al. 2024: above it averages over weights do not converge
-FEWEST_EFFECTIVE = 10.0  # a variance estimated from fewer says little
+from ..analysis import weights_over_largest
+from ..arrays import Scalars
+from ..verdict import Doubt, Trust, Verdict
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Estimated:
         n: Samples used, of each state; proposals that failed a filter are counted.
         n_effective: Kish's effective number of the samples that decide the figure.
         overlap: Of the states, at their weakest link: 1/2 for two that are equal, None for one.
-        doubts: Reasons not to trust the figure; empty where none is known.
+        doubts: What speaks against the figure; empty where nothing is known to.
     """
 
     value: float
@@ -34,12 +31,17 @@ class Estimated:
     n: tuple[int, ...]
     n_effective: float
     overlap: float | None = None
-    doubts: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def is_trusted(self) -> bool:
-        """Whether nothing speaks against the figure."""
-        return not self.doubts
+        """Whether the figure can be trusted, if with care."""
+        return self.verdict.trust != Trust.NO
+
+    @property
+    def verdict(self) -> Verdict:
+        """How far the figure can be trusted, and the next step."""
+        return Verdict(self.doubts)
 
     def __str__(self) -> str:
         overlap = "" if self.overlap is None else f", overlap {self.overlap:.2f}"
@@ -47,19 +49,7 @@ class Estimated:
             f"{self.value:.3f} +- {self.error:.3f} ({self.estimator}, N = "
             f"{' + '.join(map(str, self.n))}, {self.n_effective:.0f} effective{overlap})"
         )
-        return "\n".join([line, *(f"  do not trust it: {doubt}" for doubt in self.doubts)])
-
-
-def doubts_of(log_weights: Scalars, sets: Mapping[str, Mask]) -> tuple[str, ...]:
-    """What speaks against a figure that rests on the weights of these sets of proposals."""
-    doubts = []
-    if (k := pareto_k(log_weights)) > LARGEST_PARETO_K:
-        doubts.append(f"Pareto k of the weights is {k:.2f}, above {LARGEST_PARETO_K}")
-    for name, inside in sets.items():
-        number = effective_sample_size(log_weights[inside]) * inside.sum()
-        if number < FEWEST_EFFECTIVE:
-            doubts.append(f"{number:.1f} effective proposals in {name}: draw more")
-    return tuple(doubts)
+        return "\n".join([line, *(f"  {doubt.trust}: {doubt}" for doubt in self.doubts)])
 
 
 def normalised(log_weights: Scalars) -> Scalars:

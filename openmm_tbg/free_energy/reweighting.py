@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from ..analysis import log_mean_weight
 from ..arrays import Mask, Scalars
-from .estimated import Estimated, doubts_of, effective_number, normalised, require_length
+from ..verdict import doubts_of_weights
+from .estimated import Estimated, effective_number, normalised, require_length
 
 
 def log_normalising_constant(log_weights: Scalars) -> Estimated:
@@ -38,7 +40,7 @@ def log_normalising_constant(log_weights: Scalars) -> Estimated:
     weights = normalised(log_weights)
     n, n_effective = len(weights), effective_number(weights)
     error = math.sqrt(max(0.0, n / n_effective - 1) / (n - 1))
-    doubts = doubts_of(log_weights, {"the target": weights > 0})
+    doubts = doubts_of_weights(log_weights, {"the target": weights > 0})
     value = log_mean_weight(log_weights)
     return Estimated(value, error, "exponential averaging", (n,), n_effective, doubts=doubts)
 
@@ -74,7 +76,7 @@ def average(log_weights: Scalars, observable: Scalars) -> Estimated:
         "reweighting",
         (len(weights),),
         effective_number(weights),
-        doubts=doubts_of(log_weights, {"the target": used}),
+        doubts=doubts_of_weights(log_weights, {"the target": used}),
     )
 
 
@@ -99,6 +101,7 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
         >>> phi = np.array([1.0] * 25 + [-1.0] * 75)
         >>> print(free_energy_difference(np.zeros(100), phi > 0, phi < 0))
         1.099 +- 0.231 (reweighting, N = 100, 25 effective)
+          trust with care: 25 effective proposals in `first`, fewer than 50: draw more
     """
     weights = normalised(log_weights)
     require_length(log_weights, first=first, second=second)
@@ -119,7 +122,7 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
         "reweighting",
         (len(weights),),
         min(numbers),
-        doubts=doubts_of(log_weights, {"`first`": first, "`second`": second}),
+        doubts=doubts_of_weights(log_weights, {"`first`": first, "`second`": second}),
     )
 
 
@@ -150,9 +153,9 @@ def free_energy_between(log_weights_first: Scalars, log_weights_second: Scalars)
     first, second = normalised(log_weights_first), normalised(log_weights_second)
     n = len(first)
     doubts = [
-        f"`{name}`: {doubt}"
+        replace(doubt, reason=f"`{name}`: {doubt.reason}")
         for name, log_weights in {"first": log_weights_first, "second": log_weights_second}.items()
-        for doubt in doubts_of(log_weights, {"the target": log_weights > -np.inf})
+        for doubt in doubts_of_weights(log_weights, {"the target": log_weights > -np.inf})
     ]
     return Estimated(
         log_mean_weight(log_weights_second) - log_mean_weight(log_weights_first),

@@ -10,12 +10,12 @@ import rustworkx as rx
 from jaxtyping import Float64, Int
 
 from ..arrays import Scalars
-from .estimated import FEWEST_EFFECTIVE, Estimated, normalised, require_two
+from ..verdict import Doubt, Verdict, doubts_of_number, doubts_of_overlap
+from .estimated import Estimated, normalised, require_two
 
 if TYPE_CHECKING:
     from pymbar import MBAR
 
-LEAST_OVERLAP = 0.03  # Klimovich, Shirts & Mobley 2015 (doi:10.1007/s10822-015-9840-9)
 NO_OVERLAP = 1e-6
 
 ReducedPotentials = Float64[np.ndarray, "states samples"]
@@ -86,7 +86,7 @@ class MultistateFreeEnergies:
         n_effective: Effective number of all samples in each state.
         weakest_link: The smallest overlap that has to be crossed to go from any sampled state to
             any other, by the best way.
-        doubts: Reasons not to trust the figures.
+        doubts: What speaks against the figures.
     """
 
     differences_kT: Float64[np.ndarray, "states states"]
@@ -95,7 +95,7 @@ class MultistateFreeEnergies:
     n: tuple[int, ...]
     n_effective: Float64[np.ndarray, " states"]
     weakest_link: float
-    doubts: tuple[str, ...]
+    doubts: tuple[Doubt, ...]
     _mbar: MBAR = field(repr=False)
 
     def __str__(self) -> str:
@@ -104,7 +104,12 @@ class MultistateFreeEnergies:
             f"state {k}: {value:.3f} +- {error:.3f} kT (N = {n}, {n_effective:.0f} effective)"
             for k, (value, error, n, n_effective) in enumerate(rows)
         ]
-        return "\n".join([*lines, *(f"  do not trust them: {doubt}" for doubt in self.doubts)])
+        return "\n".join([*lines, *(f"  {doubt.trust}: {doubt}" for doubt in self.doubts)])
+
+    @property
+    def verdict(self) -> Verdict:
+        """How far the figures can be trusted, and the next step."""
+        return Verdict(self.doubts)
 
     def average(self, observable: Scalars, state: int) -> Estimated:
         """The average in one state of an observable known at every sample.
@@ -168,11 +173,9 @@ def multistate(u_kn: ReducedPotentials, n_k: Counts) -> MultistateFreeEnergies:
             f"the states do not overlap ({weakest:.1e}): put states between them, or draw more"
         )
     n_effective = mbar.compute_effective_sample_number()
-    doubts = []
-    if weakest < LEAST_OVERLAP:
-        doubts.append(f"the states hardly overlap ({weakest:.3f}, below {LEAST_OVERLAP})")
-    if (poorest := float(n_effective.min())) < FEWEST_EFFECTIVE:
-        doubts.append(f"{poorest:.1f} effective samples in state {int(n_effective.argmin())}")
+    poorest = f"effective samples in state {int(n_effective.argmin())}"
+    doubts = doubts_of_overlap(weakest)
+    doubts += doubts_of_number(float(n_effective.min()), poorest, "draw more")
     return MultistateFreeEnergies(
         differences,
         errors,
@@ -180,7 +183,7 @@ def multistate(u_kn: ReducedPotentials, n_k: Counts) -> MultistateFreeEnergies:
         tuple(map(int, n_k)),
         n_effective,
         weakest,
-        tuple(doubts),
+        doubts,
         mbar,
     )
 

@@ -1,0 +1,166 @@
+"""What a report says: figures, verdict, free energies and structures, before they are a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..analysis import effective_sample_size, independence_acceptance, pareto_k
+from ..arrays import Cause, Positions, Scalars
+from ..evaluation import MolecularDynamics
+from ..free_energy import (
+    Estimated,
+    FreeEnergyProfile,
+    MultistateFreeEnergies,
+    free_energy_profile,
+    log_normalising_constant,
+)
+from ..metropolis import log_weights
+from ..molecule import Molecule
+from ..store import ProposalStore
+from ..torsions import Dihedral, dihedral
+from ..verdict import Verdict, doubts_of_weights
+
+N_STRUCTURES = 20
+N_BINS = 36
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What is known of N proposals and of their weights in a target.
+
+    Attributes:
+        molecule: The molecule.
+        positions_nm: Of all proposals, in nm.
+        u_kT: Their reduced potentials; NaN where a filter fails.
+        log_weights: -u - log q; -inf where the weight is zero.
+        fates: Share of the proposals that passes with a finite energy, and that fails for each
+            cause.
+        effective_sample_size: Kish's, as a share of N, nothing clipped.
+        acceptance: Of a stationary independence-Metropolis chain.
+        pareto_k: Tail index of the weights; NaN where too few are above zero.
+        verdict: How far averages over the proposals can be trusted.
+        free_energies: Figures by name.
+        states: Free energies between states, with their overlap.
+        surface: Free energy over phi and psi.
+        dynamics: Molecular dynamics of the target.
+        provenance: Model, digest, versions and seed.
+    """
+
+    molecule: Molecule
+    positions_nm: Positions
+    u_kT: Scalars
+    log_weights: Scalars
+    fates: Mapping[str, float]
+    effective_sample_size: float
+    acceptance: float
+    pareto_k: float
+    verdict: Verdict
+    free_energies: Mapping[str, Estimated]
+    states: MultistateFreeEnergies | None
+    surface: FreeEnergyProfile | None
+    dynamics: MolecularDynamics | None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def structures(self) -> tuple[Positions, Scalars]:
+        """Some 20 proposals drawn by weight, superposed in nm, and the share of each in the draw.
+
+        Systematic resampling: a proposal is drawn once for each twentieth of the weight.
+        """
+        shares = np.exp(self.log_weights - self.log_weights.max())
+        ends = np.cumsum(shares) / shares.sum()
+        rows = np.searchsorted(ends, (np.arange(N_STRUCTURES) + 0.5) / N_STRUCTURES)
+        chosen, counts = np.unique(rows, return_counts=True)
+        return superposed(self.positions_nm[chosen]), counts / N_STRUCTURES
+
+
+def report_on_store(
+    store: ProposalStore,
+    potential: Callable[[Positions], Scalars],
+    ramachandran: tuple[Dihedral, Dihedral] | None = None,
+    dynamics: MolecularDynamics | None = None,
+    free_energies: Mapping[str, Estimated] | None = None,
+    states: MultistateFreeEnergies | None = None,
+) -> Report:
+    """Weigh the finished batches of a store against a target.
+
+    Args:
+        store: The proposals.
+        potential: Reduced potential of the target in kT, as `ReducedPotential` gives it.
+        ramachandran: Atoms of phi and of psi; without them there is no surface.
+        dynamics: Frames of the target, to compare energies with.
+        free_energies: Figures for the table, by name, beside ln Z.
+        states: Free energies between states, for their overlap.
+
+    Raises:
+        RuntimeError: No batch is finished, or one is damaged.
+        ValueError: Fewer than two proposals are there, or none has a weight.
+    """
+    proposals, molecule = store.read(), Molecule.from_dict(store.manifest)
+    u = proposals.reduced_potentials(potential)
+    weights = log_weights(u, proposals.log_q, proposals.passes)
+    cause = np.where(proposals.passes & ~np.isfinite(u), Cause.ENERGY_NOT_FINITE, proposals.cause)
+    fates = {"passes": float((cause == Cause.NONE).mean())} | {
+        each.name.lower().replace("_", " "): float((cause == each).mean())
+        for each in (Cause.BOND_GRAPH, Cause.CHIRALITY, Cause.ENERGY_NOT_FINITE, Cause.THINNED)
+    }
+    everything = {"the target": weights > -math.inf}
+    log_z = log_normalising_constant(weights)
+    return Report(
+        molecule=molecule,
+        positions_nm=proposals.positions_nm,
+        u_kT=u,
+        log_weights=weights,
+        fates=fates,
+        effective_sample_size=effective_sample_size(weights),
+        acceptance=independence_acceptance(weights),
+        pareto_k=pareto_k(weights),
+        verdict=Verdict(doubts_of_weights(weights, everything)),
+        free_energies={"ln Z": log_z} | dict(free_energies or {}),
+        states=states,
+        surface=ramachandran and _surface(proposals.positions_nm, weights, ramachandran),
+        dynamics=dynamics,
+        provenance={
+            "model": store.manifest["reference"],
+            "sha256": store.manifest["sha256"],
+            "seed": store.manifest["seed"],
+            "batches": f"{int(store.finished.sum())} of {store.n_batches}, "
+            f"{store.batch_size} proposals each",
+            "versions": store.manifest["versions"],
+        },
+    )
+
+
+def superposed(positions_nm: Positions) -> Positions:
+    """Each frame turned and moved onto the first, by least squares over all atoms.
+
+    Reference:
+        Kabsch, Acta Crystallogr. A 32 (1976) 922.
+
+    Example:
+        >>> frame = np.random.default_rng(0).normal(size=(4, 3))
+        >>> turned = frame[:, [1, 2, 0]] + 5.0
+        >>> first, second = superposed(np.stack([frame, turned]))
+        >>> bool(np.allclose(first, second))
+        True
+    """
+    centred = positions_nm - positions_nm.mean(axis=1, keepdims=True)
+    left, _, right = np.linalg.svd(np.swapaxes(centred, 1, 2) @ centred[0])
+    left[:, :, -1] *= np.sign(np.linalg.det(left @ right))[:, np.newaxis]
+    turned: Positions = centred @ (left @ right)
+    return turned
+
+
+def _surface(
+    positions_nm: Positions, weights: Scalars, ramachandran: tuple[Dihedral, Dihedral]
+) -> FreeEnergyProfile:
+    angles = np.zeros((len(weights), 2))
+    used = weights > -math.inf
+    for column, atoms in enumerate(ramachandran):
+        angles[used, column] = dihedral(positions_nm[used], atoms)
+    edges = np.linspace(-math.pi, math.pi, N_BINS + 1)
+    return free_energy_profile(weights, angles, (edges, edges))

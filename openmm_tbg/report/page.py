@@ -1,0 +1,153 @@
+"""A report as one HTML file without anything from a network, and as JSON beside it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from openmm.app import Element
+
+from ..frames import write_atomically
+from .contents import Report
+from .plots import (
+    plot_energies,
+    plot_overlap,
+    plot_rejections,
+    plot_surface,
+    plot_surface_error,
+    plot_weights,
+)
+
+ANGSTROMS_PER_NM = 10.0
+STYLE: Any = {
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 10,
+    "svg.hashsalt": "openmm_tbg",
+}
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write a report as HTML, and its figures as JSON beside it.
+
+    Args:
+        report: What it says.
+        path: Of the HTML file; that of the JSON ends in ".json".
+
+    Raises:
+        ValueError: `path` does not end in ".html".
+        OSError: A file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".html":
+        raise ValueError(f"path is {path}: give a name that ends in .html")
+    environment = Environment(
+        loader=PackageLoader("openmm_tbg.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    viewer = (Path(__file__).parent / "3Dmol-min.js").read_text()
+    page = environment.get_template("template.html").render(
+        report=report,
+        n=len(report.log_weights),
+        pictures=_pictures(report),
+        viewer=Markup(viewer),
+        structures=_structures(report),
+        isfinite=math.isfinite,
+    )
+    write_atomically(path, page.encode())
+    content = json.dumps(figures(report), indent=1, allow_nan=False)
+    write_atomically(path.with_suffix(".json"), (content + "\n").encode())
+
+
+def figures(report: Report) -> dict[str, Any]:
+    """The figures of a report as plain values; None where a number is not finite."""
+    doubts = [
+        {"trust": str(doubt.trust), "reason": doubt.reason, "advice": doubt.advice}
+        for doubt in report.verdict.doubts
+    ]
+    plain = {
+        "n_proposals": len(report.log_weights),
+        "verdict": str(report.verdict.trust),
+        "doubts": doubts,
+        "effective_sample_size": report.effective_sample_size,
+        "acceptance": report.acceptance,
+        "pareto_k": _finite(report.pareto_k),
+        "fates": dict(report.fates),
+        "free_energies": {
+            name: {
+                "value": each.value,
+                "error": _finite(each.error),
+                "estimator": each.estimator,
+                "n": list(each.n),
+                "n_effective": each.n_effective,
+                "overlap": each.overlap,
+                "verdict": str(each.verdict.trust),
+            }
+            for name, each in report.free_energies.items()
+        },
+        "provenance": dict(report.provenance),
+    }
+    if report.states is not None:
+        plain["overlap"] = report.states.overlap.tolist()
+    return plain
+
+
+def _pictures(report: Report) -> dict[str, Markup]:
+    with matplotlib.rc_context(STYLE):
+        usable = report.log_weights > -math.inf
+        u, log_w = report.u_kT[usable], report.log_weights[usable]
+        weights = np.exp(log_w - log_w.max())
+        samples = {"as drawn": (u, None), "reweighted": (u, weights)}
+        if report.dynamics is not None:
+            samples["molecular dynamics"] = (report.dynamics.u_kT, report.dynamics.weights)
+        pictures = {
+            "fates": _inline(plot_rejections(report.fates), "What became of the proposals"),
+            "weights": _inline(
+                plot_weights(report.log_weights, report.pareto_k), "Weights by rank"
+            ),
+            "energies": _inline(plot_energies(samples), "Histogram of energies"),
+        }
+        if report.surface is not None:
+            pictures["surface"] = _inline(plot_surface(report.surface), "Free energy, phi and psi")
+            pictures["error"] = _inline(plot_surface_error(report.surface), "Its standard error")
+        if report.states is not None:
+            pictures["overlap"] = _inline(plot_overlap(report.states), "Overlap of the states")
+    return pictures
+
+
+def _inline(axes: Axes, name: str) -> Markup:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=200)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Markup(f'<img alt="{html.escape(name)}" src="data:image/svg+xml;base64,{data}">')
+
+
+def _structures(report: Report) -> dict[str, Any]:
+    frames, shares = report.structures()
+    neighbours = [report.molecule.neighbours(atom) for atom in range(report.molecule.n_atoms)]
+    symbols = [Element.getByAtomicNumber(each).symbol for each in report.molecule.atomic_numbers]
+    return {
+        "symbols": symbols,
+        "neighbours": [list(each) for each in neighbours],
+        "frames": (ANGSTROMS_PER_NM * frames).round(3).tolist(),
+        "shares": shares.tolist(),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,116 @@
+"""Pictures of weights, energies and free energies, each on Axes that are returned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..analysis import log_mean_weight
+from ..arrays import Scalars
+from ..free_energy import FreeEnergyProfile, MultistateFreeEnergies
+
+HIGHEST_KT = 10.0
+INK, BLUE, ORANGE = "#444444", "#1f5f8b", "#c8702a"
+DEGREES = (-180, -90, 0, 90, 180)
+
+
+def plot_weights(log_weights: Scalars, k: float, axes: Axes | None = None) -> Axes:
+    r"""Weights above zero by rank, with the slope $-k$ that a Pareto tail of index k has there.
+
+    Args:
+        log_weights: Of all proposals, -inf where the weight is zero.
+        k: As `pareto_k` finds it; no line where it is not finite or not above zero.
+    """
+    axes = axes or new_axes()
+    falling = np.sort(log_weights[log_weights > -np.inf])[::-1] - log_mean_weight(log_weights)
+    ranks = np.arange(1, len(falling) + 1)
+    axes.loglog(ranks, np.exp(falling), ".", color=BLUE, markersize=4)
+    tail = int(min(len(falling) / 5, 3 * np.sqrt(len(falling))))
+    if np.isfinite(k) and k > 0 and tail >= 5:
+        line = np.exp(falling[tail - 1]) * (ranks[:tail] / tail) ** -k
+        axes.plot(ranks[:tail], line, color=ORANGE, label=f"Pareto tail, k = {k:.2f}")
+        axes.legend(frameon=False)
+    axes.axhline(1, color="0.7", linewidth=0.8)
+    axes.set(xlabel="rank", ylabel="weight / mean weight", ylim=(1e-6, None))
+    return axes
+
+
+def plot_rejections(fates: Mapping[str, float], axes: Axes | None = None) -> Axes:
+    """Shares of the proposals, one bar for each fate."""
+    axes = axes or new_axes()
+    names, shares = list(fates)[::-1], [100 * share for share in fates.values()][::-1]
+    bars = axes.barh(names, shares, color=BLUE, height=0.6)
+    axes.bar_label(bars, fmt="%.1f %%", padding=4)
+    axes.set(xlabel="% of proposals", xlim=(0, 115))
+    return axes
+
+
+def plot_energies(
+    samples: Mapping[str, tuple[Scalars, Scalars | None]], axes: Axes | None = None
+) -> Axes:
+    """Histograms of energies.
+
+    Args:
+        samples: By name, reduced potentials in kT and their weights, None where they are equal.
+    """
+    axes = axes or new_axes()
+    low = min(float(u.min()) for u, _ in samples.values())
+    high = max(float(np.quantile(u, 0.95)) for u, _ in samples.values())
+    edges = np.linspace(low, max(high, low + 1), 41)
+    for (name, (u, weights)), colour in zip(samples.items(), (ORANGE, BLUE, INK), strict=False):
+        share, _ = np.histogram(u, edges, weights=weights)
+        total = len(u) if weights is None else weights.sum()
+        axes.stairs(share / total / np.diff(edges), edges, color=colour, label=name, linewidth=1.4)
+    axes.legend(frameon=False)
+    axes.set(xlabel="u / kT", ylabel="density / kT$^{-1}$")
+    return axes
+
+
+def plot_surface(profile: FreeEnergyProfile, axes: Axes | None = None) -> Axes:
+    """A free energy over phi and psi in kT."""
+    return _plane(profile, profile.free_energy_kT, HIGHEST_KT, "F / kT", axes)
+
+
+def plot_surface_error(profile: FreeEnergyProfile, axes: Axes | None = None) -> Axes:
+    """The standard error of each bin of a free energy over phi and psi, in kT."""
+    return _plane(profile, profile.error_kT, 1.0, "standard error / kT", axes)
+
+
+def plot_overlap(states: MultistateFreeEnergies, axes: Axes | None = None) -> Axes:
+    """The overlap matrix of states."""
+    axes = axes or new_axes()
+    axes.imshow(states.overlap, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), overlap in np.ndenumerate(states.overlap):
+        colour = "white" if overlap > 0.5 else INK
+        axes.text(column, row, f"{overlap:.2f}", ha="center", va="center", color=colour)
+    numbers = range(len(states.overlap))
+    axes.set(xlabel="state", ylabel="state", xticks=numbers, yticks=numbers)
+    return axes
+
+
+def new_axes() -> Axes:
+    """Axes of a figure of their own, which no window holds."""
+    return Figure(figsize=(5.2, 3.4), layout="constrained").subplots()
+
+
+def _plane(
+    profile: FreeEnergyProfile,
+    values: np.ndarray,
+    highest: float,
+    label: str,
+    axes: Axes | None,
+) -> Axes:
+    axes = axes or new_axes()
+    first, second = (np.degrees(edges) for edges in profile.edges)
+    shown = np.where(np.isfinite(values), values, np.nan).T
+    mesh = axes.pcolormesh(first, second, shown, vmin=0, vmax=highest, cmap="viridis")
+    mesh.set_rasterized(True)
+    axes.set(xlabel="phi / degrees", ylabel="psi / degrees", xticks=DEGREES, yticks=DEGREES)
+    axes.set_aspect("equal")
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.colorbar(mesh, ax=axes, label=label, extend="max")
+    return axes

@@ -1,0 +1,146 @@
+"""A report opens offline in a browser, draws its structures, and says what the API says."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+from oracles import FRAME, WIDTH_NM, GaussianGenerator, half_space
+
+from openmm_tbg.analysis import effective_sample_size, independence_acceptance, pareto_k
+from openmm_tbg.arrays import Positions, Scalars
+from openmm_tbg.free_energy import log_normalising_constant, multistate
+from openmm_tbg.metropolis import log_weights
+from openmm_tbg.report import Report, report_on_store, write_report
+from openmm_tbg.report.contents import superposed
+from openmm_tbg.store import ProposalStore
+
+RAMACHANDRAN = (2, 0, 1, 3), (3, 0, 2, 1)
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+]
+
+
+def potential(positions_nm: Positions) -> Scalars:
+    return np.square((positions_nm - FRAME) / WIDTH_NM).sum(axis=(1, 2)) / 2
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ProposalStore:
+    generator = GaussianGenerator(width_nm=1.2 * WIDTH_NM, filter=half_space)
+    path = tmp_path_factory.mktemp("report") / "store"
+    store = ProposalStore.create(path, generator, n_batches=2, batch_size=200, seed=1)
+    store.fill(generator)
+    return store
+
+
+@pytest.fixture(scope="module")
+def report(store: ProposalStore) -> Report:
+    x = np.random.default_rng(0).normal(size=200)
+    states = multistate(np.stack([x**2 / 2, (x - 0.1) ** 2 / 2]), np.array([100, 100]))
+    return report_on_store(store, potential, RAMACHANDRAN, states=states)
+
+
+@pytest.fixture(scope="module")
+def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(report, path)
+    return path
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("there is no chromium and chromedriver to open the report with")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+def test_figures_are_those_of_the_api(store: ProposalStore, report: Report, page: Path) -> None:
+    proposals = store.read()
+    u = proposals.reduced_potentials(potential)
+    weights = log_weights(u, proposals.log_q, proposals.passes)
+    found = json.loads(page.with_suffix(".json").read_text())
+    assert found["n_proposals"] == len(weights) == 400
+    assert found["effective_sample_size"] == effective_sample_size(weights)
+    assert found["acceptance"] == independence_acceptance(weights)
+    assert found["pareto_k"] == pareto_k(weights)
+    log_z = log_normalising_constant(weights)
+    assert found["free_energies"]["ln Z"]["value"] == log_z.value
+    assert found["free_energies"]["ln Z"]["error"] == log_z.error
+    assert found["fates"]["passes"] == proposals.passes.mean() < 1
+    assert sum(found["fates"].values()) == pytest.approx(1)
+    assert found["overlap"] == report.states.overlap.tolist()
+
+
+def test_structures_are_drawn_by_weight(report: Report) -> None:
+    frames, shares = report.structures()
+    assert shares.sum() == pytest.approx(1)
+    assert len(frames) == len(shares) <= 20
+    best = int(np.argmax(report.log_weights))
+    assert np.isfinite(frames).all()
+    assert report.log_weights[best] > -np.inf
+
+
+def test_superposing_keeps_distances_and_the_hand() -> None:
+    frames = np.random.default_rng(1).normal(size=(5, 4, 3))
+    frames[1] = -frames[0]  # the mirror image must not be mirrored back
+    turned = superposed(frames)
+    for before, after in zip(frames, turned, strict=True):
+        span = np.linalg.det(before[1:] - before[0])
+        assert np.linalg.det(after[1:] - after[0]) == pytest.approx(span, rel=1e-9)
+
+
+def test_only_html_is_written(report: Report, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ends in \.html"):
+        write_report(report, tmp_path / "report.pdf")
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_works_offline(page: Path, report: Report, browser: Any, width: int) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    for name, expected in (("ess", report.effective_sample_size), ("k", report.pareto_k)):
+        assert float(browser.find_element("id", name).get_attribute("value")) == expected
+    spread = "return document.documentElement.scrollWidth - window.innerWidth"
+    assert browser.execute_script(spread) <= 0
+    picture = matplotlib.image.imread(
+        io.BytesIO(browser.find_element("id", "viewer").screenshot_as_png)
+    )
+    colours = len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0))
+    assert colours > 10, "the viewer is blank"
+    assert [each for each in browser.get_log("browser") if each["level"] == "SEVERE"] == []
+    messages = [json.loads(each["message"])["message"] for each in browser.get_log("performance")]
+    asked = {
+        each["params"]["request"]["url"]
+        for each in messages
+        if each["method"] == "Network.requestWillBeSent"
+        and each["params"]["documentURL"] == page.as_uri()  # not the browser's own first tab
+    }
+    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {page.as_uri()}
