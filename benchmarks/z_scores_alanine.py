@@ -74,7 +74,8 @@ def rows_of(question: str, n: int, score: Score, total: int) -> list[dict[str, o
     scores = np.array([z for z, _ in found])
     trusted = np.array([each.is_trusted for _, each in found], dtype=bool)
     answers = []
-    for name, which in {"all": np.ones_like(trusted), "trusted": trusted, "doubted": ~trusted}.items():
+    kinds = {"all": np.ones_like(trusted), "trusted": trusted, "doubted": ~trusted}
+    for name, which in kinds.items():
         row = {"n": n, "which": name, "sets": int(which.sum())}
         if row["sets"] >= FEWEST_SETS:
             row |= row_of(question, scores[which])
