@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -91,8 +92,9 @@ class Trainer:
         self.tasks = [
             Task(task.objective, task.frames.to(like), task.validation.to(like)) for task in tasks
         ]
+        # One field only: the others have its parameters, and buffers that no average changes.
         self.average = AveragedModel(
-            self.fields,
+            self.fields[0],
             multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay),  # type: ignore[no-untyped-call]
         )
         self.optimizer = torch.optim.AdamW(
@@ -109,10 +111,10 @@ class Trainer:
             self._load()
 
     def averaged_field(self, task: int = 0) -> nn.Module:
-        """The field of one task with the averaged weights."""
-        fields = self.average.module
-        assert isinstance(fields, nn.ModuleList)
-        return fields[task]
+        """A copy of the field of one task with the averaged weights."""
+        field = copy.deepcopy(self.fields[task])
+        field.load_state_dict(self.average.module.state_dict())
+        return field
 
     def run(
         self, report: Callable[[Progress], None], every: int = 2000, minutes: float | None = None
@@ -156,15 +158,18 @@ class Trainer:
     def validation_losses(self) -> tuple[float, ...]:
         """Mean square error over the tasks at each time, with the same noise at every call."""
         tasks = range(len(self.tasks))
-        return tuple(
-            sum(self._validation_loss(task, t) for task in tasks) / len(tasks)
-            for t in VALIDATION_TIMES
+        losses = torch.tensor(
+            [self._validation_losses(task) for task in tasks], dtype=torch.float64
         )
+        return tuple(losses.mean(dim=0).tolist())
+
+    def _validation_losses(self, index: int) -> list[float]:
+        objective = self.tasks[index].objective.with_field(self.averaged_field(index))
+        return [self._validation_loss(index, objective, t) for t in VALIDATION_TIMES]
 
     @torch.no_grad()
-    def _validation_loss(self, index: int, t: float) -> float:
+    def _validation_loss(self, index: int, objective: Objective, t: float) -> float:
         task = self.tasks[index]
-        objective = task.objective.with_field(self.averaged_field(index))
         like = task.validation.positions_nm
         generator = torch.Generator().manual_seed(index)
         noise = centred_noise(len(like), task.validation.n_atoms, generator).to(like)
@@ -205,7 +210,7 @@ class Trainer:
                 parameter.grad = self._reduce(parameter.grad, "mean")
         torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
         self.optimizer.step()
-        self.average.update_parameters(self.fields)
+        self.average.update_parameters(self.fields[0])
         self.step += 1
         value = loss.item()
         self.loss = value if math.isnan(self.loss) else 0.99 * self.loss + 0.01 * value
@@ -244,7 +249,7 @@ class Trainer:
     def _load(self) -> None:
         state = self._read()
         self.fields[0].load_state_dict(state["field"])
-        self.averaged_field().load_state_dict(state["average"])
+        self.average.module.load_state_dict(state["average"])
         self.average.n_averaged.copy_(state["n_averaged"])
         self.weights.mean_square = state["time_weights"]
         self.optimizer.load_state_dict(state["optimizer"])
