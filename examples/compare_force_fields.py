@@ -9,15 +9,19 @@ free energy of 0 < phi < 2 less that of all other phi in kT, and f - f(own), whe
 molecule's reduced free energy without its kinetic part, and own the target that the generator was
 trained for. Zeros of energy that differ between force fields are part of it. Where a figure is not
 to be trusted, `first` is 0 < phi < 2 or the target, `second` all other phi or the own target.
+Where tblite is installed (the extra `xtb`), GFN2-xTB is a target too, in vacuum and in ALPB water.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +38,39 @@ from openmm_tbg.analysis import effective_sample_size, pareto_k
 from openmm_tbg.free_energy import Estimated, free_energy_between, free_energy_difference
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.reference import ALANINE_PHI, alanine_dipeptide
+from openmm_tbg.semi_empirical import gfn2_xtb_system
 from openmm_tbg.torsions import dihedral
 
 MODEL = "alanine-dipeptide"
 REFERENCE = alanine_dipeptide()
 OWN = "amber99sbildn, OBC, 300 K"
+BuildSystem = Callable[[], openmm.System]
+
+
+def classical(*force_field: str) -> BuildSystem:
+    return partial(
+        app.ForceField(*force_field).createSystem,
+        REFERENCE.topology,
+        nonbondedMethod=app.NoCutoff,
+        constraints=None,
+        removeCMMotion=False,
+    )
+
+
+def tight_binding(solvent: str | None) -> BuildSystem:
+    return partial(gfn2_xtb_system, REFERENCE.topology, charge=0, solvent=solvent)
+
+
 TARGETS = {
-    OWN: (REFERENCE.force_field, REFERENCE.temperature_K),
-    "amber99sbildn, OBC, 350 K": (REFERENCE.force_field, 350.0),
-    "amber14, OBC1, 300 K": (("amber14-all.xml", "implicit/obc1.xml"), 300.0),
-    "amber14, OBC2, 300 K": (("amber14-all.xml", "implicit/obc2.xml"), 300.0),
-    "amber14, vacuum, 300 K": (("amber14-all.xml",), 300.0),
+    OWN: (classical(*REFERENCE.force_field), REFERENCE.temperature_K),
+    "amber99sbildn, OBC, 350 K": (classical(*REFERENCE.force_field), 350.0),
+    "amber14, OBC1, 300 K": (classical("amber14-all.xml", "implicit/obc1.xml"), 300.0),
+    "amber14, OBC2, 300 K": (classical("amber14-all.xml", "implicit/obc2.xml"), 300.0),
+    "amber14, vacuum, 300 K": (classical("amber14-all.xml"), 300.0),
 }
+if importlib.util.find_spec("tblite"):
+    TARGETS["GFN2-xTB, vacuum, 300 K"] = (tight_binding(None), 300.0)
+    TARGETS["GFN2-xTB, ALPB, 300 K"] = (tight_binding("water"), 300.0)
 HEADER = f"{'':26s} {'ESS':>6s}  {'k':>4s} {'F(0 < phi < 2)':>16s} {'f - f(own)':>16s}"
 
 
@@ -90,10 +115,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def potential_of(force_field: tuple[str, ...], temperature_K: float) -> ReducedPotential:
-    system = app.ForceField(*force_field).createSystem(
-        REFERENCE.topology, nonbondedMethod=app.NoCutoff, constraints=None, removeCMMotion=False
-    )
+def potential_of(system: openmm.System, temperature_K: float) -> ReducedPotential:
     state = ThermodynamicState(system, temperature_K * unit.kelvin)
     platform = openmm.Platform.getPlatformByName("Reference")  # the fastest for 22 atoms in GBSA
     return ReducedPotential(state, state.create_context(openmm.VerletIntegrator(0.001), platform))
@@ -130,8 +152,8 @@ def main() -> None:
     proposals = store.read()
     phi = dihedral(proposals.positions_nm, ALANINE_PHI)
     weights = {
-        target: weights_of(proposals, potential_of(*made_of))
-        for target, made_of in tqdm(TARGETS.items(), unit="target", mininterval=10.0)
+        target: weights_of(proposals, potential_of(build(), temperature_K))
+        for target, (build, temperature_K) in tqdm(TARGETS.items(), unit="target", mininterval=10.0)
     }
     inside = (phi > 0) & (phi < 2)
     rows = [row_of(target, each, weights[OWN], inside) for target, each in weights.items()]

@@ -65,6 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--interval-ps", type=float, default=0.1)
     parser.add_argument("--pack", type=int, default=10, help="peptides in one Context")
     parser.add_argument("--platform", default="CPU")
+    parser.add_argument("--of", nargs="+", default=ALL, help="dipeptides that the model will know")
     parser.add_argument("--checkpoint", type=Path, default=Path("dipeptides_training.pt"))
     parser.add_argument("--encoding", choices=ENCODINGS, default="full")
     parser.add_argument("--hidden", type=int, default=48, help="channels of an atom")
@@ -157,10 +158,10 @@ def all_frames(sequences: list[str], name: str, options: argparse.Namespace) -> 
 
 
 def all_moments(options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """What the field knows of each of the 400 dipeptides beforehand, kept in a file."""
+    """What the field knows of each dipeptide beforehand, kept in a file."""
     path = options.data / f"moments_{options.encoding}.npz"
     if not path.exists():
-        moments = {sequence: moments_of(geometry(sequence, options)) for sequence in ALL}
+        moments = {sequence: moments_of(geometry(sequence, options)) for sequence in options.of}
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
             np.savez_compressed(file, **moments)
@@ -213,9 +214,10 @@ def untrained(moments: dict[str, np.ndarray], options: argparse.Namespace) -> Tr
     )
     architecture = DenoiserArchitecture(options.hidden, options.layers)
     torch.manual_seed(options.seed)
-    molecule = Molecule.from_topology(*assembled("AA"))
+    first = next(iter(moments))
+    molecule = Molecule.from_topology(*assembled(first))
     encoding = ENCODINGS[options.encoding](molecule)
-    geometry = geometry_from_moments(molecule, encoding, moments["AA"])
+    geometry = geometry_from_moments(molecule, encoding, moments[first])
     weights = architecture.field(geometry).state_dict()
     return TransferableModel(card, options.encoding, architecture, TimeGrid(), weights, moments)
 

@@ -172,6 +172,11 @@ def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return description, tensors
 
 
+def read_card(path: Path) -> ModelCard:
+    """The card of a model of one molecule or of many; errors as in `read_model_file`."""
+    return ModelCard.from_dict(read_model_file(path)[0]["card"])
+
+
 def file_sha256(path: Path) -> str:
     """Digest of a file's bytes."""
     with path.open("rb") as file:

@@ -15,7 +15,7 @@ from .flow import ContinuousFlow, LogProbError, Positions64, Rows, Scalars64
 from .models import find_model, registered_models
 from .molecule import Molecule
 from .proposals import LogKeep, Proposals
-from .transferable_model import TransferableModel
+from .transferable_model import TransferableModel, is_transferable, sequence_of
 
 SEQUENCE_MARK = "#"  # between the file of a model of many molecules and the sequence of one
 
@@ -67,8 +67,8 @@ class BoltzmannGenerator:
     ) -> BoltzmannGenerator:
         """A model that comes with the package, for the molecule of an OpenMM topology.
 
-        A model of many molecules takes a `sequence`, as `dipeptide` does, and lists the atoms in
-        that order; `match_dipeptide` brings others into it.
+        Of a model of many molecules a `sequence` is enough, as for `dipeptide`, whose atoms and
+        order the generator then has; `match_dipeptide` brings others into it.
 
         Args:
             name: of a registered model.
@@ -118,6 +118,8 @@ class BoltzmannGenerator:
     ) -> BoltzmannGenerator:
         if topology is None and sequence is None:
             raise TypeError("give the topology of the molecule, or the sequence of a dipeptide")
+        if topology is not None and sequence is None and is_transferable(path):
+            sequence = sequence_of(topology)
         model = _load_model(path, sequence)
         if topology is not None:
             model.molecule.require_same(topology)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float32
+from openmm.app import Topology
 from torch import Tensor
 
 from .checkpoint import (
@@ -25,9 +26,11 @@ from .fields.geometry import ReferenceGeometry
 from .grid import TimeGrid
 from .molecule import Molecule
 from .peptides import assembled, require_sequence, warn_of_first_proline
-from .transferable import ENCODINGS
+from .transferable import ENCODINGS, RESIDUES
 
 MOMENTS = "moments."
+ENCODING_KEY = "transferable_encoding"
+LETTERS = dict(zip(RESIDUES, "ARNDCQEGHILKMFPSTWYV", strict=True))
 
 Moments = Float32[np.ndarray, "2 pairs"]
 
@@ -102,7 +105,7 @@ class TransferableModel:
         tensors |= {WEIGHT + name: values.contiguous() for name, values in self.weights.items()}
         description = {
             "card": asdict(self.card),
-            "transferable_encoding": self.encoding,
+            ENCODING_KEY: self.encoding,
             "grid": asdict(self.grid),
             **describe(self.architecture),
         }
@@ -116,19 +119,44 @@ class TransferableModel:
             ValueError: if the file is truncated, or is no model of many molecules.
         """
         description, tensors = read_model_file(path)
-        if "transferable_encoding" not in description:
+        if ENCODING_KEY not in description:
             name = description["card"]["name"]
             raise ValueError(
                 f"sequence: {name!r} is a model of one molecule; give its topology instead"
             )
         return cls(
             card=ModelCard.from_dict(description["card"]),
-            encoding=description["transferable_encoding"],
+            encoding=description[ENCODING_KEY],
             architecture=from_description(description),
             grid=TimeGrid(**description["grid"]),
             weights=with_prefix(tensors, WEIGHT),
             moments={name: each.numpy() for name, each in with_prefix(tensors, MOMENTS).items()},
         )
+
+
+def is_transferable(path: Path) -> bool:
+    """Whether a file holds a model of many molecules; errors as in `read_model_file`."""
+    return ENCODING_KEY in read_model_file(path)[0]
+
+
+def sequence_of(topology: Topology) -> str:
+    """One-letter codes of the residues, by their names.
+
+    Raises:
+        ValueError: for a residue that is none of the 20 amino acids.
+
+    Example:
+        >>> sequence_of(assembled("KS")[0])
+        'KS'
+    """
+    names = [residue.name for residue in topology.residues()]
+    unknown = [name for name in names if name not in LETTERS]
+    if unknown:
+        raise ValueError(
+            f"topology: {unknown[0]} is none of the 20 amino acids; give an uncapped dipeptide in "
+            "the order and with the names of dipeptide(sequence), see match_dipeptide"
+        )
+    return "".join(LETTERS[name] for name in names)
 
 
 def moments_of(geometry: ReferenceGeometry) -> Moments:

@@ -15,7 +15,8 @@ from openmm import unit
 from openmmtools.states import ThermodynamicState
 from structures import Alanine
 
-from openmm_tbg import ProposalStore, ReducedPotential
+from openmm_tbg import BoltzmannGenerator, ProposalStore, ReducedPotential
+from openmm_tbg.peptides import assembled
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -77,3 +78,27 @@ def test_alanine_free_energy(tmp_path: Path) -> None:
     for row in record["rows"]:
         assert row["method"] in run.stdout
         assert (row["found"] is None) == bool(row["why_none"])
+
+
+def test_train_dipeptides(tmp_path: Path) -> None:
+    """Trained on one peptide, asked for another; run again, it goes on from its checkpoint."""
+    split, out = tmp_path / "split.json", tmp_path / "few.safetensors"
+    split.write_text(json.dumps({"train": ["GG"]}))
+    smaller = "import train_dipeptides as few; few.N_UNCHARGED = 60; few.main()"
+    options = ["--data", tmp_path / "data", "--split", split, "--of", "GG", "GA"]
+    options += ["--n-frames", "16", "--n-walkers", "2", "--equilibration-ps", "0.02"]
+    options += ["--interval-ps", "0.01", "--batch-size", "4", "--every", "4", "--out", out]
+    options += ["--hidden", "8", "--layers", "2", "--checkpoint", tmp_path / "run.pt"]
+    for steps in ("4", "8"):
+        run = subprocess.run(
+            [sys.executable, "-c", smaller, *options, "--steps", steps],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=EXAMPLES,
+        )
+        assert f"step {steps} of {steps}" in run.stdout
+    assert "step 4 of" not in run.stdout
+    generator = BoltzmannGenerator.from_checkpoint(out, sequence="GA")
+    assert generator.card.training["n_steps"] == 8
+    assert np.isfinite(generator.evaluate(assembled("GA")[1][None]).log_q).all()

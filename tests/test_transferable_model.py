@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from miniatures import ARCHITECTURE, CARD, CHIRAL, trained
-from structures import structure_from_smiles
+from structures import Alanine, structure_from_smiles
 
-from openmm_tbg.checkpoint import TrainedModel
+from openmm_tbg.checkpoint import TrainedModel, read_card
 from openmm_tbg.fields.geometry import ReferenceGeometry
 from openmm_tbg.generator import BoltzmannGenerator, load_generator
 from openmm_tbg.grid import TimeGrid
@@ -128,12 +128,15 @@ def test_a_generator_is_made_from_a_sequence_and_found_again(path: Path) -> None
     np.testing.assert_array_equal(again.evaluate(frame).log_q, log_q)
 
 
-def test_a_topology_in_the_order_of_the_sequence_may_be_given_as_well(path: Path) -> None:
+def test_a_topology_says_which_molecule_is_meant(path: Path, alanine: Alanine) -> None:
     topology, _ = assembled("AG")
-    generator = BoltzmannGenerator.from_checkpoint(path, topology, sequence="AG")
-    assert generator.molecule.n_atoms == 20
+    generator = BoltzmannGenerator.from_checkpoint(path, topology)
+    assert generator.reference == f"{path}#AG"
+    assert read_card(path) == CARD
     with pytest.raises(ValueError, match="atoms"):
         BoltzmannGenerator.from_checkpoint(path, topology, sequence="AA")
+    with pytest.raises(ValueError, match="ACE is none of the 20 amino acids"):
+        BoltzmannGenerator.from_checkpoint(path, alanine.topology)
 
 
 @pytest.mark.parametrize(
