@@ -107,6 +107,10 @@ class StudyTable:
 
     Attributes:
         rows: One for each molecule, in the order in which they were given.
+
+    Example:
+        >>> StudyTable((Row("KS", failure="OSError: no such file"),)).failures
+        {'KS': 'OSError: no such file'}
     """
 
     rows: tuple[Row, ...]
@@ -135,15 +139,15 @@ class StudyTable:
         """Write `results.csv` and `results.json`, the latter with null for what is not finite."""
         rows = [row.columns() for row in self.rows]
         names = list(dict.fromkeys(name for row in rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, names)
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(folder / "results.csv", text.getvalue().encode())
+        write_atomically(folder / "results.csv", table.getvalue().encode())
         spreads = {name: asdict(spread) for name, spread in self.spreads.items()}
         content = plain({"spreads": spreads, "rows": rows})
-        text_of = json.dumps(content, indent=1, allow_nan=False)
-        write_atomically(folder / "results.json", (text_of + "\n").encode())
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        write_atomically(folder / "results.json", text.encode())
 
     def __str__(self) -> str:
         lines = [_line(row) for row in self.rows]
