@@ -54,7 +54,9 @@ def dipeptide(sequence: str) -> ReferenceSystem:
     )
     frames = [frame]
     if sequence[1] != "P":
-        phi, moving = _phi(topology)
+        _, second = topology.residues()
+        moving = [atom.index for atom in second.atoms() if atom.name not in ("N", "H", "CA")]
+        phi = phi_of_dipeptide(topology)
         frames.append(with_dihedral(frame, phi, moving, np.radians(RARE_PHI_DEGREES)))
     starts = np.stack([_minimum(system, each) for each in frames])
     return ReferenceSystem(topology, system, starts, TEMPERATURE_K, FORCE_FIELD)
@@ -88,6 +90,24 @@ def assembled(sequence: str) -> tuple[app.Topology, Frame]:
             platform=openmm.Platform.getPlatformByName("Reference"),
         )
     return modeller.topology, np.array(modeller.positions.value_in_unit(unit.nanometer))
+
+
+def phi_of_dipeptide(topology: app.Topology) -> Dihedral:
+    """Atoms of the only dihedral phi of a dipeptide: C of the first residue, N-CA-C of the second.
+
+    Args:
+        topology: of two residues.
+
+    Example:
+        >>> topology, _ = assembled("AA")
+        >>> names = [atom.name for atom in topology.atoms()]
+        >>> [names[atom] for atom in phi_of_dipeptide(topology)]
+        ['C', 'N', 'CA', 'C']
+    """
+    first, second = (
+        {atom.name: atom.index for atom in residue.atoms()} for residue in topology.residues()
+    )
+    return first["C"], second["N"], second["CA"], second["C"]
 
 
 def warn_of_first_proline(sequence: str) -> None:
@@ -142,15 +162,6 @@ def _seeded() -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-
-
-def _phi(topology: app.Topology) -> tuple[Dihedral, list[int]]:
-    """The dihedral C-N-CA-C, and the atoms that turn with its last."""
-    first, second = (
-        {atom.name: atom.index for atom in residue.atoms()} for residue in topology.residues()
-    )
-    moving = [atom for name, atom in second.items() if name not in ("N", "H", "CA")]
-    return (first["C"], second["N"], second["CA"], second["C"]), moving
 
 
 def _minimum(system: openmm.System, frame: Frame) -> Frame:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,18 +20,19 @@ from openmmtools.states import SamplerState, ThermodynamicState
 from structures import structure_from_smiles
 from toys import KT
 
+from openmm_tbg.analysis import effective_sample_size
 from openmm_tbg.checkpoint import TrainedModel, file_sha256
 from openmm_tbg.generator import BoltzmannGenerator, load_generator
 from openmm_tbg.move import TBGMove
 from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.store import ProposalStore
-from openmm_tbg.training import Adaptation, AdaptationSettings, adapt
+from openmm_tbg.training import Adaptation, AdaptationSettings, Task, adapt
 
 SIGMAS = 4.0
 BOND_WIDTH_NM, ANGLE_WIDTH_RAD = 0.01, 0.08  # the model was trained on wider ones
 SHORT = AdaptationSettings(
     n_rounds=2,
-    n_proposals=128,
+    n_proposals=192,
     batch_size=64,
     training=replace(SETTINGS, n_steps=150, learning_rate=5e-3, ema_decay=0.95),
 )
@@ -119,11 +122,43 @@ def test_the_card_says_what_it_was_adapted_from_and_to(
 def test_log_q_of_the_adapted_model_is_that_of_its_proposals(adapted: Adaptation) -> None:
     exact = BoltzmannGenerator(adapted.generator.model, "exact", "none")
     exact.flow = adapted.generator.model.flow(dtype=torch.float64)
-    proposals = exact.propose(16, np.random.default_rng(1))
+    proposals = exact.propose(4, np.random.default_rng(1))
     again = exact.evaluate(proposals.positions_nm)
-    error = exact.log_prob_error(16, np.random.default_rng(1))
+    error = exact.log_prob_error(4, np.random.default_rng(1))
     deviation = np.abs(again.log_q - proposals.log_q)[proposals.passes]
     assert 0 < deviation.max() <= error.round_trip_max + 1e-6
+
+
+def test_it_trains_on_all_proposals_so_far_by_their_tempered_weights(
+    adapted: Adaptation,
+    generator: BoltzmannGenerator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks: list[Task] = []
+
+    def interrupted(given: Sequence[Task], *arguments: object) -> None:
+        tasks.extend(given)
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "ended_before_the_last_round"
+    shutil.copytree(folder_of(adapted), folder, ignore=shutil.ignore_patterns("*_2*"))
+    monkeypatch.setattr("openmm_tbg.training.adaptation.Trainer", interrupted)
+    potential = potential_of(state_of())
+    with pytest.raises(KeyboardInterrupt):
+        adapt(generator, potential, folder, SHORT)
+    frames = tasks[0].frames
+
+    drawn = [ProposalStore(folder / f"proposals_{k}").read() for k in range(2)]
+    drawn = [each[each.passes] for each in drawn]
+    positions_nm = np.concatenate([each.positions_nm for each in drawn])
+    log_weights = -potential(positions_nm) - np.concatenate([each.log_q for each in drawn])
+    trained = np.arange(len(log_weights)) % 8 > 0
+    power = adapted.generator.card.training["power_of_weights"]
+    assert effective_sample_size(power * log_weights) == pytest.approx(SHORT.effective_share)
+    np.testing.assert_array_equal(frames.positions_nm, positions_nm[trained])
+    np.testing.assert_allclose(frames.forces_per_nm, potential.forces(positions_nm[trained]))
+    np.testing.assert_allclose(frames.log_weights, power * log_weights[trained])
 
 
 def test_the_same_call_finds_everything_done(
@@ -170,6 +205,8 @@ def test_numbers_that_cannot_be_are_refused() -> None:
         AdaptationSettings(n_rounds=0)
     with pytest.raises(ValueError, match="n_proposals is 100: take a multiple of the batch size"):
         AdaptationSettings(n_proposals=100)
+    with pytest.raises(ValueError, match="give a share between 0 and 1"):
+        AdaptationSettings(effective_share=1.0)
 
 
 def test_too_few_usable_proposals_are_said(generator: BoltzmannGenerator, tmp_path: Path) -> None:

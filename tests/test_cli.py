@@ -19,6 +19,7 @@ from structures import structure_from_smiles
 from test_architecture import HEAVY
 
 from openmm_tbg import ProposalStore, ReducedPotential, doctor, read_run
+from openmm_tbg.checkpoint import file_sha256
 from openmm_tbg.cli.application import main
 from openmm_tbg.free_energy import free_energy_difference, log_normalising_constant
 from openmm_tbg.metropolis import log_weights
@@ -125,6 +126,26 @@ def test_mcmc_goes_on_where_it_stopped(folder: Path) -> None:
     assert len(read_run(folder / "chain")) == 4
 
 
+def test_adapt_measures_its_gain_and_goes_on_where_it_stopped(folder: Path) -> None:
+    command = ["adapt", "chiral.pdb", "--model", "tiny.safetensors", *TARGET, "--out", "adapted"]
+    command += ["--rounds", "1", "-n", "60", "--batch-size", "32", "--steps", "2"]
+    answer = run(folder, *command)
+    assert answer.exit_code == 0, answer.output
+    model = folder / "adapted" / "model_1.safetensors"
+    stores = [ProposalStore(folder / "adapted" / f"proposals_{k}") for k in range(2)]
+    for number, store in enumerate(stores):
+        assert f"model {number}  {store.manifest['sha256'][:12]}  64 proposals" in answer.stdout
+    assert stores[1].manifest["sha256"] == file_sha256(model)
+    assert "gain in ESS" in answer.stdout
+    written = model.stat().st_mtime_ns
+    again = run(folder, *command)
+    assert again.stdout.splitlines()[-4:] == answer.stdout.splitlines()[-4:]
+    assert model.stat().st_mtime_ns == written
+    sample = ["sample", "chiral.pdb", "--model", str(model), "-n", "2", "--out", "drawn_of_adapted"]
+    assert run(folder, *sample).exit_code == 0
+    assert "(settings differ)" in run(folder, *command, "--seed", "2").stderr
+
+
 def test_a_written_configuration_gives_the_same_command(folder: Path) -> None:
     assert run(folder, *SAMPLE, "--write-config", "s.yaml").exit_code == 0
     answer = run(folder, "sample", "--config", "s.yaml")
@@ -180,6 +201,12 @@ WRONG = [
     ("free-energy chiral.pdb drawn --angle omega", 2, "give phi, psi or atoms such as 4,6,8,14"),
     ("free-energy chiral.pdb drawn --angle 1,2,3,99", 2, "different atoms from 0 to 4"),
     ("mcmc chiral.pdb --out d --local verlet", 2, "'verlet' is not one of"),
+    ("adapt chiral.pdb", 2, "Missing option '--out'"),
+    ("adapt KS --out d --rounds 0", 2, "0 is not in the range x>=1"),
+    ("adapt KS --out d --steps 0", 2, "0 is not in the range x>=1"),
+    ("adapt KS --out notes.txt", 2, "is a file: name a folder"),
+    ("adapt chiral.pdb --out d", 1, "give --model, or train one"),
+    ("adapt chiral.pdb --out d --model tiny.safetensors --force-field gone.xml", 1, "gone.xml"),
     ("simulate KS --out d --frames 3 --walkers 2", 1, "a multiple of n_walkers"),
     ("models show gone", 1, "is no registered model"),
     ("cite --out a.txt", 2, "ends in one of .bib"),

@@ -19,6 +19,7 @@ COMMANDS = (
     "reweight",
     "free-energy",
     "mcmc",
+    "adapt",
     "simulate",
     "cite",
 )

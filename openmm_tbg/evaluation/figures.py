@@ -18,7 +18,7 @@ from ..analysis import (
     pareto_k,
 )
 from ..arrays import Cause, Positions, Scalars
-from ..torsions import dihedral
+from ..torsions import Dihedral, dihedral
 from .drawing import ScoredProposals
 from .dynamics import MolecularDynamics, normalised
 from .record import Estimate, Evaluation
@@ -69,6 +69,7 @@ def evaluate(
         >>> print(f"{evaluate(scored, dynamics, seeds=(0,)).effective_sample_size:.0%}")
         100% +- 0%
     """
+    refuse_thinned(scored)
     _require_usable(scored)
     if not length_scale > 0:
         raise ValueError(f"length_scale is {length_scale}: give a factor above zero")
@@ -82,25 +83,25 @@ def evaluate(
         n=len(scored),
         seeds=tuple(seeds),
         temperature_K=dynamics.temperature_K,
-        effective_sample_size=_estimate(effective_sample_size, log_weights),
+        effective_sample_size=bootstrapped(effective_sample_size, log_weights),
         effective_sample_size_clipped_0_2_percent=clipped_effective_sample_size(log_weights, 0.002),
         effective_sample_size_clipped_1_percent=clipped_effective_sample_size(log_weights, 0.01),
         pareto_k=pareto_k(log_weights),
-        acceptance=_estimate(independence_acceptance, log_weights),
+        acceptance=bootstrapped(independence_acceptance, log_weights),
         valid_bonds=float(intact.mean()),
         valid_chirality=float((scored.cause[intact] != Cause.CHIRALITY).mean()),
         valid=float(scored.passes.mean()),
-        energy_quartiles_kT=_quartiles(energies, np.ones(len(energies))),
-        energy_quartiles_md_kT=_quartiles(dynamics.u_kT, dynamics.weights),
+        energy_quartiles_kT=quartiles(energies, np.ones(len(energies))),
+        energy_quartiles_md_kT=quartiles(dynamics.u_kT, dynamics.weights),
         bond_width_ratio=float(ratios.mean()),
         bond_width_ratio_worst=float(ratios[np.argmax(np.abs(np.log(ratios)))]),
-        free_energy_difference_kT=_estimate(
-            free_energy_difference, log_weights, _phi(scored, dynamics)
+        free_energy_difference_kT=bootstrapped(
+            free_energy_difference, log_weights, phi_of(scored, dynamics.phi)
         ),
         free_energy_difference_md_kT=_free_energy_difference(
             dynamics.weights, dihedral(dynamics.positions_nm, dynamics.phi)
         ),
-        log_mean_weight=_estimate(log_mean_weight, log_weights),
+        log_mean_weight=bootstrapped(log_mean_weight, log_weights),
         samples_per_second=len(scored) / float(scored.seconds.sum()),
         n_held_out=len(held_out),
         n_held_out_failed=int(np.isnan(held_out).sum()),
@@ -175,12 +176,20 @@ def negative_log_likelihood(
     return Estimate(float(-known.mean()) + dimensions * math.log(length_scale), error)
 
 
-def _require_usable(scored: ScoredProposals) -> None:
+def refuse_thinned(scored: ScoredProposals) -> None:
+    """Refuse proposals some of which were dropped at random.
+
+    Raises:
+        ValueError: Energies of those kept are no fair sample.
+    """
     if (scored.cause == Cause.THINNED).any():
         raise ValueError(
             "scored holds thinned proposals, whose energies are no fair sample of the flow's: "
             "score those of the generator that was thinned"
         )
+
+
+def _require_usable(scored: ScoredProposals) -> None:
     usable = int((scored.log_weights > -np.inf).sum())
     if usable < 2:
         causes = Counter(Cause(cause).name.lower() for cause in scored.cause)
@@ -190,16 +199,19 @@ def _require_usable(scored: ScoredProposals) -> None:
         )
 
 
-def _estimate(statistic: Callable[..., float], log_weights: Scalars, *columns: Scalars) -> Estimate:
+def bootstrapped(
+    statistic: Callable[..., float], log_weights: Scalars, *columns: Scalars
+) -> Estimate:
+    """A statistic of the proposals with its standard deviation over 200 bootstrap resamples."""
     error = bootstrap_error(statistic, log_weights, *columns, seed=0)
     return Estimate(statistic(log_weights, *columns), error)
 
 
-def _phi(scored: ScoredProposals, dynamics: MolecularDynamics) -> Scalars:
+def phi_of(scored: ScoredProposals, phi: Dihedral) -> Scalars:
     """Dihedral phi of the proposals; 0 where a filter fails, whose positions may not be finite."""
-    phi = np.zeros(len(scored))
-    phi[scored.passes] = dihedral(scored.positions_nm[scored.passes], dynamics.phi)
-    return phi
+    angles = np.zeros(len(scored))
+    angles[scored.passes] = dihedral(scored.positions_nm[scored.passes], phi)
+    return angles
 
 
 def _free_energy_difference(weights: Scalars, phi: Scalars) -> float:
@@ -221,7 +233,8 @@ def _bond_widths(
     return widths
 
 
-def _quartiles(values: Scalars, weights: Scalars) -> tuple[float, float, float]:
+def quartiles(values: Scalars, weights: Scalars) -> tuple[float, float, float]:
+    """The quartiles of weighted values."""
     shares = (0.25, 0.5, 0.75)
     low, middle, high = np.quantile(values, shares, weights=weights, method="inverted_cdf")
     return float(low), float(middle), float(high)

@@ -87,7 +87,7 @@ class Evaluation:
 
     def to_json(self, path: Path) -> None:
         """Write plain numbers, whole or not at all; null where a number is not finite."""
-        content = json.dumps(_plain(asdict(self)), indent=1, allow_nan=False)
+        content = json.dumps(plain(asdict(self)), indent=1, allow_nan=False)
         write_atomically(Path(path), (content + "\n").encode())
 
     def __str__(self) -> str:
@@ -132,13 +132,13 @@ def _spread(quartiles: tuple[float, float, float]) -> str:
     return ", ".join(f"{quartile:.1f}" for quartile in quartiles)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value for JSON, which knows no infinities."""
     match value:
         case dict():
-            return {key: _plain(item) for key, item in value.items()}
+            return {key: plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case float() if not math.isfinite(value):
             return None
         case _:

@@ -65,7 +65,8 @@ class AdaptationSettings:
         seed: origin of all proposals.
 
     Raises:
-        ValueError: for numbers below 1, or proposals that are no whole number of batches.
+        ValueError: for numbers below 1, proposals that are no whole number of batches, or a share
+            that is not between 0 and 1.
     """
 
     n_rounds: int = 2
@@ -86,6 +87,10 @@ class AdaptationSettings:
             raise ValueError(
                 f"n_proposals is {self.n_proposals}: take a multiple of the batch size "
                 f"{self.batch_size}"
+            )
+        if not 0 < self.effective_share < 1:
+            raise ValueError(
+                f"effective_share is {self.effective_share}: give a share between 0 and 1"
             )
 
 
