@@ -20,6 +20,7 @@ COMMANDS = (
     "free-energy",
     "mcmc",
     "simulate",
+    "train",
     "cite",
 )
 INTERRUPTED = 130  # as a shell reports Ctrl-C
