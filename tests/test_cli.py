@@ -25,6 +25,7 @@ from openmm_tbg import ProposalStore, ReducedPotential, doctor, read_run
 from openmm_tbg.arrays import Positions
 from openmm_tbg.checkpoint import TrainedModel
 from openmm_tbg.cli.application import main
+from openmm_tbg.cli.formats import write_rows
 from openmm_tbg.encoding import encode_full
 from openmm_tbg.fields.architecture import DenoiserArchitecture
 from openmm_tbg.fields.geometry import ReferenceGeometry
@@ -118,21 +119,27 @@ def model_of_hydrogen_peroxide(folder: Path) -> TrainedModel:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of hydrogen peroxide, its structure, its System, and proposals of it."""
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The structure of hydrogen peroxide and its System."""
     folder = tmp_path_factory.mktemp("cli")
     structure = structure_from_smiles("OO")
     with (folder / "hooh.pdb").open("w") as file:
         app.PDBFile.writeFile(structure.topology, structure.positions_nm * 10, file)
     target = openmm.XmlSerializer.serialize(hydrogen_peroxide_target())
     (folder / "system.xml").write_text(target)
-    model_of_hydrogen_peroxide(folder).save(folder / "tiny.safetensors")
-    (folder / "wrong.yaml").write_text("proposls: 4\n")
-    (folder / "no.yaml").write_text("{")
-    (folder / "notes.txt").write_text("x")
-    answer = run(folder, *SAMPLE)
-    assert answer.exit_code == 0, answer.output
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(inputs: Path) -> Path:
+    """The same folder with a model and proposals of it."""
+    model_of_hydrogen_peroxide(inputs).save(inputs / "tiny.safetensors")
+    (inputs / "wrong.yaml").write_text("proposls: 4\n")
+    (inputs / "no.yaml").write_text("{")
+    (inputs / "notes.txt").write_text("x")
+    answer = run(inputs, *SAMPLE)
+    assert answer.exit_code == 0, answer.output
+    return inputs
 
 
 SAMPLE = "sample hooh.pdb --model tiny.safetensors -n 2048 --batch-size 512 --out drawn".split()  # noqa: SIM905
@@ -210,24 +217,54 @@ SIMULATE = "simulate hooh.pdb --out frames --walkers 2 --interval 0.02 --equilib
 SIMULATE += TARGET
 
 
-def test_simulate_goes_on_bit_for_bit_and_refuses_another_simulation(folder: Path) -> None:
-    answer = run(folder, *SIMULATE, "--frames", "200")
+def test_simulate_goes_on_bit_for_bit_and_refuses_another_simulation(inputs: Path) -> None:
+    answer = run(inputs, *SIMULATE, "--frames", "200")
     assert answer.exit_code == 0, answer.output
     assert "200 frames of hooh.pdb, 0 skipped" in answer.stdout
-    whole = load_frames(folder / "frames")
-    store = FrameStore(folder / "frames", "r+")
+    whole = load_frames(inputs / "frames")
+    store = FrameStore(inputs / "frames", "r+")
     store.finish(1, 0)  # as if it had been stopped before the second walker
-    (folder / "frames" / "walker_0001.checkpoint").unlink()
-    assert len(load_frames(folder / "frames")) == 100
-    assert run(folder, *SIMULATE, "--frames", "200").exit_code == 0
-    again = load_frames(folder / "frames")
+    (inputs / "frames" / "walker_0001.checkpoint").unlink()
+    assert len(load_frames(inputs / "frames")) == 100
+    assert run(inputs, *SIMULATE, "--frames", "200").exit_code == 0
+    again = load_frames(inputs / "frames")
     np.testing.assert_array_equal(again.positions_nm, whole.positions_nm)
     np.testing.assert_array_equal(again.forces_per_nm, whole.forces_per_nm)
     spread = np.linalg.norm(again.positions_nm[:, 0] - again.positions_nm[:, 1], axis=-1).std()
     assert spread == pytest.approx(WIDTH_NM, rel=0.5)
-    answer = run(folder, *SIMULATE, "--frames", "200", "--seed", "2")
+    answer = run(inputs, *SIMULATE, "--frames", "200", "--seed", "2")
     assert answer.exit_code == 1
     assert "seed is 1 there, 2 here" in answer.stderr
+    broken = np.full((1, 4, 3), np.nan)
+    store.write(0, 0, broken, broken, np.zeros(1))
+    answer = run(inputs, *SIMULATE, "--frames", "200")
+    assert "199 frames of hooh.pdb, 1 skipped" in answer.stdout
+    assert "1 of 200 frames are skipped" in answer.stderr
+
+
+TRAIN = "train hooh.pdb md --hidden 8 --layers 2 --every 20 --out new.safetensors".split()  # noqa: SIM905
+
+
+def test_train_goes_on_and_its_model_draws(inputs: Path) -> None:
+    line = [*SIMULATE, "--frames", "100"]
+    line[line.index("frames")] = "md"
+    assert run(inputs, *line).exit_code == 0
+    answer = run(inputs, *TRAIN, "--steps", "20")
+    assert answer.exit_code == 0, answer.output
+    answer = run(inputs, *TRAIN, "--steps", "40")
+    assert "step 40 of 40" in answer.stdout
+    assert "step 20 of" not in answer.stdout  # it went on from there
+    model = TrainedModel.load(inputs / "new.safetensors")
+    assert model.card.temperature_K == 300
+    assert model.card.force_field == ("system.xml",)
+    assert model.card.training["n_steps"] == 40
+    answer = run(inputs, *TRAIN, "--steps", "40", "--batch-size", "8")
+    assert "made with other settings (batch_size)" in answer.stderr
+    answer = run(inputs, "train", "alanine-dipeptide", *TRAIN[2:])
+    assert answer.exit_code == 1
+    assert "another molecule than alanine-dipeptide" in answer.stderr
+    draw = "sample hooh.pdb --model new.safetensors -n 16 --out fresh".split()  # noqa: SIM905
+    assert "16 proposals" in run(inputs, *draw).stdout
 
 
 def test_a_written_configuration_gives_the_same_command(folder: Path) -> None:
@@ -303,6 +340,11 @@ def test_wrong_input_takes_one_line(folder: Path, line: str, code: int, said: st
     assert len(answer.stderr.splitlines()) == 1
     assert said in answer.stderr
     assert not (folder / "d").exists()
+
+
+def test_tables_hold_no_python(tmp_path: Path) -> None:
+    write_rows(tmp_path / "t.csv", [{"value": 0.5, "n": (3, 4), "doubts": ()}], {})
+    assert (tmp_path / "t.csv").read_text().splitlines() == ["value,n,doubts", "0.5,3; 4,"]
 
 
 def test_doctor_finds_a_broken_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
