@@ -13,10 +13,8 @@ import argparse
 import logging
 import os
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
 logging.getLogger("pymbar").setLevel(logging.ERROR)  # its banner on missing JAX
@@ -24,24 +22,21 @@ logging.getLogger("pymbar").setLevel(logging.ERROR)  # its banner on missing JAX
 from openmm_tbg.checkpoint import ModelCard, TrainedModel
 from openmm_tbg.encoding import encode_backbone, encode_full
 from openmm_tbg.fields.architecture import DenoiserArchitecture, EGNNArchitecture
-from openmm_tbg.fields.geometry import ReferenceGeometry
 from openmm_tbg.frames import Frames, load_frames
-from openmm_tbg.grid import TimeGrid
 from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.reference import ALANINE_RAMACHANDRAN, alanine_dipeptide
 from openmm_tbg.simulation import Dynamics, RamachandranBias, learn_bias, simulate
 from openmm_tbg.training import (
     MoleculeFrames,
-    ResidualMatching,
-    StiffTerms,
-    Task,
     Trainer,
     TrainingSettings,
-    VelocityMatching,
+    task_of,
+    trained_model,
+    training_columns,
+    untrained,
 )
 
-N_VALIDATION = 512
 ENCODINGS = {"full": encode_full, "backbone": encode_backbone}
 DEFAULT = TrainingSettings()
 
@@ -107,21 +102,6 @@ def ramachandran_bias(options: argparse.Namespace, reference) -> RamachandranBia
     return RamachandranBias.load(path)
 
 
-def as_tensors(
-    frames: Frames, options: argparse.Namespace
-) -> tuple[MoleculeFrames, StiffTerms | None]:
-    """The frames in a random order, and the molecule's bonds and angles."""
-    with_forces = frames.forces_per_nm is not None and not options.without_forces
-    weights = frames.log_weights
-    columns = MoleculeFrames(
-        torch.from_numpy(frames.positions_nm),
-        torch.from_numpy(frames.forces_per_nm) if with_forces else None,
-        None if weights is None else options.weight_power * torch.from_numpy(weights),
-    )
-    order = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(columns)))
-    return columns[order], StiffTerms.from_metadata(frames.metadata) if with_forces else None
-
-
 def architecture(options: argparse.Namespace) -> DenoiserArchitecture | EGNNArchitecture:
     kind = {"denoiser": DenoiserArchitecture, "egnn": EGNNArchitecture}[options.architecture]
     sizes = {name: getattr(options, name) for name in ("hidden", "layers")}
@@ -146,13 +126,7 @@ def initial_model(options: argparse.Namespace, reference, columns: MoleculeFrame
         return TrainedModel(**vars(start) | {"card": card})
     molecule = Molecule.from_topology(reference.topology, reference.positions_nm)
     encoding = ENCODINGS[options.encoding](molecule)
-    generator = torch.Generator().manual_seed(options.seed)
-    sample = columns.positions_nm[columns.draw(20_000, generator)].double().numpy()
-    geometry = ReferenceGeometry.from_frames(molecule, encoding, sample)
-    torch.manual_seed(options.seed)
-    kind = architecture(options)
-    weights = kind.field(geometry).state_dict()
-    return TrainedModel(card, molecule, encoding, geometry, kind, TimeGrid(), weights)
+    return untrained(card, molecule, encoding, architecture(options), columns, options.seed)
 
 
 def commit() -> str:
@@ -171,11 +145,10 @@ def main() -> None:
         accelerator = Accelerator(cpu=options.device == "cpu")
     reference = alanine_dipeptide()
     frames = training_frames(options, reference)
-    columns, stiff = as_tensors(frames, options)
+    columns, stiff = training_columns(
+        frames, options.seed, not options.without_forces, options.weight_power
+    )
     model = initial_model(options, reference, columns)
-    field = model.field().requires_grad_(True).to(options.device)
-    is_egnn = isinstance(model.architecture, EGNNArchitecture)
-    objective = VelocityMatching(field) if is_egnn else ResidualMatching(field, stiff)
     settings = TrainingSettings(
         n_steps=options.steps,
         batch_size=options.batch_size,
@@ -184,19 +157,13 @@ def main() -> None:
         shortest_noise=options.shortest_noise,
         seed=options.seed,
     )
-    task = Task(objective, columns[N_VALIDATION:], columns[:N_VALIDATION])
+    task = task_of(model, columns, stiff, options.device)
     trainer = Trainer([task], settings, options.checkpoint, options.compile, accelerator)
     trainer.run(lambda progress: print(progress, flush=True), options.every, options.minutes)
     if accelerator is not None and not accelerator.is_main_process:
         return
-    training = asdict(trainer.settings) | {
-        "minutes": trainer.minutes,
-        "start": options.start,
-        "weight_power": options.weight_power,
-    }
-    weights = {k: v.detach().cpu() for k, v in trainer.averaged_field().state_dict().items()}
-    card = ModelCard(**vars(model.card) | {"training": training | {"torch": torch.__version__}})
-    trained = TrainedModel(**vars(model) | {"card": card, "weights": weights})
+    also = {"start": options.start, "weight_power": options.weight_power}
+    trained = trained_model(model, trainer, also)
     print(f"{options.out}: sha256 {trained.save(options.out)}")
 
 

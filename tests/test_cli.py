@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import openmm
 import pytest
+import torch
 from click.testing import CliRunner, Result
-from miniatures import CHIRAL, trained
+from miniatures import CARD, SETTINGS
 from openmm import app, unit
 from openmmtools.states import ThermodynamicState
 from structures import structure_from_smiles
 from test_architecture import HEAVY
 
 from openmm_tbg import ProposalStore, ReducedPotential, doctor, read_run
-from openmm_tbg.checkpoint import file_sha256
+from openmm_tbg.arrays import Positions
+from openmm_tbg.checkpoint import TrainedModel, file_sha256
 from openmm_tbg.cli.application import main
-from openmm_tbg.free_energy import free_energy_difference, log_normalising_constant
+from openmm_tbg.cli.formats import write_rows
+from openmm_tbg.encoding import encode_full
+from openmm_tbg.fields.architecture import DenoiserArchitecture
+from openmm_tbg.fields.geometry import ReferenceGeometry
+from openmm_tbg.frames import FrameStore, load_frames
+from openmm_tbg.free_energy import log_normalising_constant
+from openmm_tbg.grid import TimeGrid
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.torsions import dihedral
+from openmm_tbg.training import MoleculeFrames, ResidualMatching, Task, Trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,32 +56,95 @@ def test_help_is_quick_and_quiet() -> None:
     assert "models" in answer.stdout
 
 
+PHASE, WIDTH_NM, WIDTH_RAD = 1.0, 0.01, 0.1  # of the target below, whose answer is known
+LENGTHS_NM, ANGLE_RAD = (0.145, 0.097, 0.097), math.radians(100)
+H_O_O_H = (2, 0, 1, 3)
+
+
+def hydrogen_peroxide_target() -> openmm.System:
+    """Bonds and angles on springs, and u = cos(phi - 1 rad) in kT at 300 K, independent of them."""
+    kT = unit.MOLAR_GAS_CONSTANT_R * 300 * unit.kelvin
+    system, bonds, angles = openmm.System(), openmm.HarmonicBondForce(), openmm.HarmonicAngleForce()
+    torsion = openmm.PeriodicTorsionForce()
+    for mass in (16.0, 16.0, 1.0, 1.0):
+        system.addParticle(mass)
+    for pair, length in zip(((0, 1), (0, 2), (1, 3)), LENGTHS_NM, strict=True):
+        bonds.addBond(*pair, length, kT / (WIDTH_NM * unit.nanometer) ** 2)
+    for triple in ((2, 0, 1), (3, 1, 0)):
+        angles.addAngle(*triple, ANGLE_RAD, kT / (WIDTH_RAD * unit.radian) ** 2)
+    torsion.addTorsion(*H_O_O_H, 1, PHASE, kT)
+    for force in (bonds, angles, torsion):
+        system.addForce(force)
+    return system
+
+
+def known_free_energy(low_deg: float, high_deg: float) -> float:
+    """F(low < phi < high) - F(rest) in kT: bonds and angles drop out of the ratio."""
+    phi = np.linspace(-np.pi, np.pi, 200_001)
+    weight = np.exp(-np.cos(phi - PHASE))
+    inside = (phi > math.radians(low_deg)) & (phi < math.radians(high_deg))
+    return -math.log(weight[inside].sum() / weight[~inside].sum())
+
+
+def frames_of_hydrogen_peroxide(n: int) -> Positions:
+    """Independent frames near the target: Gaussian bonds and angles, phi by rejection."""
+    rng = np.random.default_rng(0)
+    phi = rng.uniform(-np.pi, np.pi, 8 * n)
+    phi = phi[rng.random(8 * n) < np.exp(-np.cos(phi - PHASE) - 1)][:n]
+    o_o, first, second = np.array(LENGTHS_NM)[:, None] + WIDTH_NM * rng.normal(size=(3, n))
+    one, other = ANGLE_RAD + WIDTH_RAD * rng.normal(size=(2, n))
+    frames = np.zeros((n, 4, 3))
+    frames[:, 1, 0] = o_o
+    frames[:, 2, :2] = (first * np.array([np.cos(one), np.sin(one)])).T
+    across = second * np.sin(other)
+    frames[:, 3] = np.array(
+        [o_o - second * np.cos(other), across * np.cos(phi), across * np.sin(phi)]
+    ).T
+    return frames - frames.mean(axis=1, keepdims=True)
+
+
+def model_of_hydrogen_peroxide(folder: Path) -> TrainedModel:
+    molecule = structure_from_smiles("OO").molecule
+    frames, encoding = frames_of_hydrogen_peroxide(2000), encode_full(molecule)
+    geometry = ReferenceGeometry.from_frames(molecule, encoding, frames)
+    torch.manual_seed(0)
+    architecture = DenoiserArchitecture(hidden=16, layers=2)
+    columns = MoleculeFrames(torch.from_numpy(frames).float())
+    task = Task(ResidualMatching(architecture.field(geometry)), columns[50:], columns[:50])
+    settings = replace(SETTINGS, n_steps=300, batch_size=64)
+    trainer = Trainer([task], settings, folder / "training.pt")
+    trainer.run(lambda progress: None, every=300)
+    weights = trainer.averaged_field().state_dict()
+    return TrainedModel(CARD, molecule, encoding, geometry, architecture, TimeGrid(8, 1), weights)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of CHFClBr, its structure, its System, and proposals of it."""
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The structure of hydrogen peroxide and its System."""
     folder = tmp_path_factory.mktemp("cli")
-    structure = structure_from_smiles(CHIRAL)
-    with (folder / "chiral.pdb").open("w") as file:
+    structure = structure_from_smiles("OO")
+    with (folder / "hooh.pdb").open("w") as file:
         app.PDBFile.writeFile(structure.topology, structure.positions_nm * 10, file)
-    system, bonds = openmm.System(), openmm.HarmonicBondForce()
-    for atom in structure.topology.atoms():
-        system.addParticle(atom.element.mass)
-    for one, other in structure.molecule.bonds:
-        length = np.linalg.norm(structure.positions_nm[one] - structure.positions_nm[other])
-        bonds.addBond(one, other, length, 25_000.0)
-    system.addForce(bonds)
-    (folder / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
-    trained().model.save(folder / "tiny.safetensors")
-    (folder / "wrong.yaml").write_text("proposls: 4\n")
-    (folder / "no.yaml").write_text("{")
-    (folder / "notes.txt").write_text("x")
-    answer = run(folder, *SAMPLE)
-    assert answer.exit_code == 0, answer.output
+    target = openmm.XmlSerializer.serialize(hydrogen_peroxide_target())
+    (folder / "system.xml").write_text(target)
     return folder
 
 
-SAMPLE = "sample chiral.pdb --model tiny.safetensors -n 64 --batch-size 32 --out drawn".split()  # noqa: SIM905
+@pytest.fixture(scope="module")
+def folder(inputs: Path) -> Path:
+    """The same folder with a model and proposals of it."""
+    model_of_hydrogen_peroxide(inputs).save(inputs / "tiny.safetensors")
+    (inputs / "wrong.yaml").write_text("proposls: 4\n")
+    (inputs / "no.yaml").write_text("{")
+    (inputs / "notes.txt").write_text("x")
+    answer = run(inputs, *SAMPLE)
+    assert answer.exit_code == 0, answer.output
+    return inputs
+
+
+SAMPLE = "sample hooh.pdb --model tiny.safetensors -n 2048 --batch-size 512 --out drawn".split()  # noqa: SIM905
 TARGET = "--system system.xml --temperature 300".split()  # noqa: SIM905
+REGION = "--angle 2,0,1,3 --inside 0 120".split()  # noqa: SIM905
 
 
 def run(folder: Path, *arguments: str) -> Result:
@@ -88,46 +162,113 @@ def test_sample_goes_on_and_refuses_other_proposals(folder: Path) -> None:
     assert "seed is 1 there and 2 here" in answer.stderr
 
 
-def test_reweight_and_free_energy_are_those_of_the_library(folder: Path) -> None:
+def test_reweight_is_that_of_the_library(folder: Path) -> None:
     answer = run(
-        folder, "reweight", "chiral.pdb", "drawn", *TARGET, "--out", "r.json", "--export", "w.npz"
+        folder, "reweight", "hooh.pdb", "drawn", *TARGET, "--out", "r.json", "--export", "w.npz"
     )
     assert answer.exit_code == 0, answer.output
     proposals, stored = ProposalStore(folder / "drawn").read(), np.load(folder / "w.npz")
-    system = openmm.XmlSerializer.deserialize((folder / "system.xml").read_text())
-    state = ThermodynamicState(system, 300 * unit.kelvin)
+    assert not proposals.passes.all()
+    state = ThermodynamicState(hydrogen_peroxide_target(), 300 * unit.kelvin)
     potential = ReducedPotential(state, state.create_context(openmm.VerletIntegrator(0.001)))
     u = proposals.reduced_potentials(potential)
     weights = log_weights(u, proposals.log_q, proposals.passes)
     np.testing.assert_allclose(stored["log_weights"], weights, rtol=1e-9)
     found = json.loads((folder / "r.json").read_text())
     assert found["rows"][0]["value"] == pytest.approx(log_normalising_constant(weights).value)
-    region = ["--angle", "1,0,2,3", "--inside", "-180", "0"]
-    answer = run(folder, "free-energy", "chiral.pdb", "drawn", *TARGET, *region, "--out", "f.csv")
-    angle = np.degrees(dihedral(proposals.positions_nm, (1, 0, 2, 3)))
-    inside = (angle > -180) & (angle < 0) & proposals.passes
-    if inside.any() and (~inside & proposals.passes).any():
-        expected = free_energy_difference(weights, inside, ~inside & proposals.passes)
-        assert str(expected).splitlines()[0] in answer.output
-    else:
-        assert answer.exit_code == 1
-        assert "draw more, or choose" in answer.stderr
 
 
-def test_mcmc_goes_on_where_it_stopped(folder: Path) -> None:
-    chain = ["mcmc", "chiral.pdb", "--model", "tiny.safetensors", *TARGET, "--out", "chain"]
-    chain += ["--block-size", "2", "--local-steps", "2", "--proposals", "2"]
-    answer = run(folder, *chain, "--iterations", "2")
+def test_free_energy_of_proposals_is_the_known_one(folder: Path) -> None:
+    line = ["free-energy", "hooh.pdb", "drawn", "--system", "system.xml", *REGION]
+    answer = run(folder, *line, "--out", "f.json")  # the temperature is that of the model's card
+    assert answer.exit_code == 0, answer.output
+    (found,) = json.loads((folder / "f.json").read_text())["rows"]
+    assert found["error"] < 0.2
+    assert abs(found["value"] - known_free_energy(0, 120)) < 4 * found["error"]
+    assert f"{found['value']:.3f} +- {found['error']:.3f}" in answer.stdout
+
+
+CHAIN = "mcmc hooh.pdb --model tiny.safetensors --out chain --local-steps 2".split()  # noqa: SIM905
+CHAIN += [*TARGET, "--block-size", "4", "--proposals", "4"]
+
+
+def test_chain_goes_on_where_it_stopped_and_its_states_are_counted(folder: Path) -> None:
+    answer = run(folder, *CHAIN, "--iterations", "4")
     assert answer.exit_code == 0, answer.output
     first = read_run(folder / "chain").positions_nm
-    answer = run(folder, *chain, "--iterations", "4")
-    assert "4 iterations" in answer.stdout
-    np.testing.assert_array_equal(read_run(folder / "chain").positions_nm[:2], first)
-    assert len(read_run(folder / "chain")) == 4
+    answer = run(folder, *CHAIN, "--iterations", "12")
+    assert "12 iterations" in answer.stdout
+    positions_nm = read_run(folder / "chain").positions_nm
+    assert len(positions_nm) == 12
+    np.testing.assert_array_equal(positions_nm[:4], first)
+    half = ["--angle", "2,0,1,3", "--inside", "-120", "0"]
+    answer = run(folder, "free-energy", "hooh.pdb", "chain", *half, "--out", "c.json")
+    assert answer.exit_code == 0, answer.output
+    (found,) = json.loads((folder / "c.json").read_text())["rows"]
+    degrees = np.degrees(dihedral(positions_nm, H_O_O_H))
+    inside = ((degrees > -120) & (degrees < 0)).sum()
+    assert found["value"] == pytest.approx(-math.log(inside / (12 - inside)))
+    answer = run(folder, "free-energy", "hooh.pdb", "chain", *REGION, "--temperature", "310")
+    assert answer.exit_code == 2
+    assert "leave --force-field, --temperature and --system out" in answer.stderr
+
+
+SIMULATE = "simulate hooh.pdb --out frames --walkers 2 --interval 0.02 --equilibration 0.2".split()  # noqa: SIM905
+SIMULATE += TARGET
+
+
+def test_simulate_goes_on_bit_for_bit_and_refuses_another_simulation(inputs: Path) -> None:
+    answer = run(inputs, *SIMULATE, "--frames", "200")
+    assert answer.exit_code == 0, answer.output
+    assert "200 frames of hooh.pdb, 0 skipped" in answer.stdout
+    whole = load_frames(inputs / "frames")
+    store = FrameStore(inputs / "frames", "r+")
+    store.finish(1, 0)  # as if it had been stopped before the second walker
+    (inputs / "frames" / "walker_0001.checkpoint").unlink()
+    assert len(load_frames(inputs / "frames")) == 100
+    assert run(inputs, *SIMULATE, "--frames", "200").exit_code == 0
+    again = load_frames(inputs / "frames")
+    np.testing.assert_array_equal(again.positions_nm, whole.positions_nm)
+    np.testing.assert_array_equal(again.forces_per_nm, whole.forces_per_nm)
+    spread = np.linalg.norm(again.positions_nm[:, 0] - again.positions_nm[:, 1], axis=-1).std()
+    assert spread == pytest.approx(WIDTH_NM, rel=0.5)
+    answer = run(inputs, *SIMULATE, "--frames", "200", "--seed", "2")
+    assert answer.exit_code == 1
+    assert "seed is 1 there, 2 here" in answer.stderr
+    broken = np.full((1, 4, 3), np.nan)
+    store.write(0, 0, broken, broken, np.zeros(1))
+    answer = run(inputs, *SIMULATE, "--frames", "200")
+    assert "199 frames of hooh.pdb, 1 skipped" in answer.stdout
+    assert "1 of 200 frames are skipped" in answer.stderr
+
+
+TRAIN = "train hooh.pdb md --hidden 8 --layers 2 --every 20 --out new.safetensors".split()  # noqa: SIM905
+
+
+def test_train_goes_on_and_its_model_draws(inputs: Path) -> None:
+    line = [*SIMULATE, "--frames", "100"]
+    line[line.index("frames")] = "md"
+    assert run(inputs, *line).exit_code == 0
+    answer = run(inputs, *TRAIN, "--steps", "20")
+    assert answer.exit_code == 0, answer.output
+    answer = run(inputs, *TRAIN, "--steps", "40")
+    assert "step 40 of 40" in answer.stdout
+    assert "step 20 of" not in answer.stdout  # it went on from there
+    model = TrainedModel.load(inputs / "new.safetensors")
+    assert model.card.temperature_K == 300
+    assert model.card.force_field == ("system.xml",)
+    assert model.card.training["n_steps"] == 40
+    answer = run(inputs, *TRAIN, "--steps", "40", "--batch-size", "8")
+    assert "made with other settings (batch_size)" in answer.stderr
+    answer = run(inputs, "train", "alanine-dipeptide", *TRAIN[2:])
+    assert answer.exit_code == 1
+    assert "another molecule than alanine-dipeptide" in answer.stderr
+    draw = "sample hooh.pdb --model new.safetensors -n 16 --out fresh".split()  # noqa: SIM905
+    assert "16 proposals" in run(inputs, *draw).stdout
 
 
 def test_adapt_measures_its_gain_and_goes_on_where_it_stopped(folder: Path) -> None:
-    command = ["adapt", "chiral.pdb", "--model", "tiny.safetensors", *TARGET, "--out", "adapted"]
+    command = ["adapt", "hooh.pdb", "--model", "tiny.safetensors", *TARGET, "--out", "adapted"]
     command += ["--rounds", "1", "-n", "60", "--batch-size", "32", "--steps", "2"]
     answer = run(folder, *command)
     assert answer.exit_code == 0, answer.output
@@ -141,7 +282,7 @@ def test_adapt_measures_its_gain_and_goes_on_where_it_stopped(folder: Path) -> N
     again = run(folder, *command)
     assert again.stdout.splitlines()[-4:] == answer.stdout.splitlines()[-4:]
     assert model.stat().st_mtime_ns == written
-    sample = ["sample", "chiral.pdb", "--model", str(model), "-n", "2", "--out", "drawn_of_adapted"]
+    sample = ["sample", "hooh.pdb", "--model", str(model), "-n", "2", "--out", "drawn_of_adapted"]
     assert run(folder, *sample).exit_code == 0
     assert "(settings differ)" in run(folder, *command, "--seed", "2").stderr
 
@@ -150,7 +291,7 @@ def test_a_written_configuration_gives_the_same_command(folder: Path) -> None:
     assert run(folder, *SAMPLE, "--write-config", "s.yaml").exit_code == 0
     answer = run(folder, "sample", "--config", "s.yaml")
     assert answer.exit_code == 0, answer.output
-    assert "64 proposals" in answer.stdout
+    assert "2048 proposals" in answer.stdout
     # the command line goes before the file, and the store refuses the other seed
     assert "2 here" in run(folder, "sample", "--config", "s.yaml", "--seed", "2").stderr
 
@@ -176,38 +317,42 @@ WRONG = [
     ("sample KB --out d", 1, "none of the 20 amino acids"),
     ("sample ks --out d", 1, "write 'KS' for L-amino acids"),
     ("sample KSA --out d", 1, "has 3 amino acids where 2 are needed"),
-    ("sample chiral.pdb --out d", 1, "give --model, or train one"),
-    ("sample chiral.pdb --out d --model gone.safetensors", 1, "there is no such model"),
-    ("sample chiral.pdb --out d --model alanin", 1, "nearest: alanine-dipeptide"),
-    ("sample chiral.pdb --out d --model alanine-dipeptide", 1, "choose a model of this molecule"),
-    ("sample chiral.pdb --out d --model tiny.safetensors --device cuda", 1, "use device='cpu'"),
-    ("reweight chiral.pdb", 2, "Missing argument 'PROPOSALS'"),
-    ("reweight chiral.pdb gone", 2, "'gone' does not exist"),
-    ("reweight chiral.pdb .", 1, "no store of proposals"),
-    ("reweight KS drawn", 1, "atoms where the molecule has 5"),
-    ("reweight chiral.pdb drawn --temperature 0", 2, "0.0 is not in the range x>0"),
-    ("simulate chiral.pdb --out d", 2, "the temperature of chiral.pdb is unknown"),
-    ("simulate chiral.pdb --out d --temperature 9", 2, "give --force-field or --system"),
-    ("reweight chiral.pdb drawn --system gone.xml", 2, "'gone.xml' does not exist"),
-    ("reweight chiral.pdb drawn --temperature 9 --system notes.txt", 1, "is no XML of OpenMM"),
+    ("sample hooh.pdb --out d", 1, "give --model, or train one"),
+    ("sample hooh.pdb --out d --model gone.safetensors", 1, "there is no such model"),
+    ("sample hooh.pdb --out d --model alanin", 1, "nearest: alanine-dipeptide"),
+    ("sample hooh.pdb --out d --model alanine-dipeptide", 1, "choose a model of this molecule"),
+    ("sample hooh.pdb --out d --model tiny.safetensors --device cuda", 1, "use device='cpu'"),
+    ("reweight hooh.pdb", 2, "Missing argument 'PROPOSALS'"),
+    ("reweight hooh.pdb gone", 2, "'gone' does not exist"),
+    ("reweight hooh.pdb .", 1, "no store of proposals"),
+    ("reweight alanine-dipeptide drawn", 1, "22 atoms where the molecule has 4"),
+    ("reweight hooh.pdb drawn --temperature 0", 2, "0.0 is not in the range x>0"),
+    ("simulate hooh.pdb --out d", 2, "the temperature of hooh.pdb is unknown"),
+    ("simulate hooh.pdb --out d --temperature 9", 2, "give --force-field or --system"),
+    ("reweight hooh.pdb drawn --system gone.xml", 2, "'gone.xml' does not exist"),
+    ("reweight hooh.pdb drawn --temperature 9 --system notes.txt", 1, "is no XML of OpenMM"),
     (
-        "reweight chiral.pdb drawn --temperature 9 --system system.xml --force-field a.xml",
+        "reweight hooh.pdb drawn --temperature 9 --system system.xml --force-field a.xml",
         2,
         "exclude each other",
     ),
-    ("reweight chiral.pdb drawn --temperature 9 --force-field gone.xml", 1, "gone.xml"),
-    ("free-energy chiral.pdb drawn --inside 90 0", 2, "give -180 <= LOW < HIGH <= 180"),
-    ("free-energy chiral.pdb drawn", 2, "no residue has one; give four atoms"),
-    ("free-energy chiral.pdb drawn --angle omega", 2, "give phi, psi or atoms such as 4,6,8,14"),
-    ("free-energy chiral.pdb drawn --angle 1,2,3,99", 2, "different atoms from 0 to 4"),
-    ("mcmc chiral.pdb --out d --local verlet", 2, "'verlet' is not one of"),
-    ("adapt chiral.pdb", 2, "Missing option '--out'"),
+    ("reweight hooh.pdb drawn --temperature 9 --force-field gone.xml", 1, "gone.xml"),
+    ("free-energy hooh.pdb drawn --inside 90 0", 2, "give -180 <= LOW < HIGH <= 180"),
+    ("free-energy hooh.pdb drawn", 2, "no residue has one; give four atoms"),
+    ("free-energy hooh.pdb drawn --angle omega", 2, "give phi, psi or atoms such as 4,6,8,14"),
+    ("free-energy hooh.pdb drawn --angle 1,2,3,99", 2, "different atoms from 0 to 3"),
+    ("mcmc hooh.pdb --out d --local verlet", 2, "'verlet' is not one of"),
+    ("adapt hooh.pdb", 2, "Missing option '--out'"),
     ("adapt KS --out d --rounds 0", 2, "0 is not in the range x>=1"),
     ("adapt KS --out d --steps 0", 2, "0 is not in the range x>=1"),
     ("adapt KS --out notes.txt", 2, "is a file: name a folder"),
-    ("adapt chiral.pdb --out d", 1, "give --model, or train one"),
-    ("adapt chiral.pdb --out d --model tiny.safetensors --force-field gone.xml", 1, "gone.xml"),
-    ("simulate KS --out d --frames 3 --walkers 2", 1, "a multiple of n_walkers"),
+    ("adapt hooh.pdb --out d", 1, "give --model, or train one"),
+    ("adapt hooh.pdb --out d --model tiny.safetensors --force-field gone.xml", 1, "gone.xml"),
+    (
+        "simulate hooh.pdb --system system.xml --temperature 9 --out d --frames 3 --walkers 2",
+        1,
+        "a multiple of n_walkers",
+    ),
     ("models show gone", 1, "is no registered model"),
     ("cite --out a.txt", 2, "ends in one of .bib"),
 ]
@@ -221,6 +366,11 @@ def test_wrong_input_takes_one_line(folder: Path, line: str, code: int, said: st
     assert len(answer.stderr.splitlines()) == 1
     assert said in answer.stderr
     assert not (folder / "d").exists()
+
+
+def test_tables_hold_no_python(tmp_path: Path) -> None:
+    write_rows(tmp_path / "t.csv", [{"value": 0.5, "n": (3, 4), "doubts": ()}], {})
+    assert (tmp_path / "t.csv").read_text().splitlines() == ["value,n,doubts", "0.5,3; 4,"]
 
 
 def test_doctor_finds_a_broken_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

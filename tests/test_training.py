@@ -323,6 +323,9 @@ def test_the_schedule_is_fitted_to_the_minutes(tmp_path: Path) -> None:
     assert run.step == run.settings.n_steps == reports[-1].step
     assert 0.025 < run.minutes < 0.1
     assert run.settings.rate_at(run.step) == 0
+    again = trainer(tmp_path / "run.pt", replace(SHORT, n_steps=10**6))
+    again.run(reports.append, every=25, minutes=0.05)
+    assert again.step < run.step + 25  # the time is spent: no steps at a high rate
 
 
 def test_molecules_share_what_they_learn(tmp_path: Path) -> None:

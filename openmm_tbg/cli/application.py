@@ -21,6 +21,7 @@ COMMANDS = (
     "mcmc",
     "adapt",
     "simulate",
+    "train",
     "cite",
 )
 INTERRUPTED = 130  # as a shell reports Ctrl-C

@@ -8,7 +8,7 @@ import rich_click as click
 
 from .command import Command
 from .formats import OutputFile
-from .inputs import read_model
+from .inputs import model_file
 
 
 @click.command("cite", cls=Command)
@@ -16,11 +16,12 @@ from .inputs import read_model
 @click.option("--out", type=OutputFile("bib"), help="File to write; else it is printed.")
 def command(model: str | None, out: Path | None) -> None:
     """BibTeX of what a result rests on; of the force field of MODEL, too, a name or a file."""
+    from ..checkpoint import read_card
     from ..citations import citations_of
 
     force_field: tuple[str, ...] = ()
     if model is not None:
-        force_field = read_model(model).card.force_field
+        force_field = read_card(model_file(model)).force_field
     text = "\n\n".join(citation.bibtex() for citation in citations_of(force_field))
     if out is None:
         click.echo(text)

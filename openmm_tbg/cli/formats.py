@@ -65,7 +65,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str
         table = io.StringIO()
         writer = csv.DictWriter(table, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
         text = table.getvalue()
     write_atomically(path, text.encode())
 
@@ -79,6 +79,10 @@ def write_frames(path: Path, topology: Topology, positions_nm: Positions) -> Non
         np.savez(path, positions_nm=positions_nm)
         return
     mdtraj.Trajectory(positions_nm, mdtraj.Topology.from_openmm(topology)).save(str(path))
+
+
+def _cell(value: Any) -> Any:
+    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _without_infinities(value: Any) -> Any:

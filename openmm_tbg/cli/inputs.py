@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from openmm.app import Topology
 
     from ..arrays import Positions
-    from ..checkpoint import ModelCard, TrainedModel
+    from ..checkpoint import ModelCard
     from ..generator import BoltzmannGenerator
     from ..potential import ReducedPotential
     from ..reference import ReferenceSystem
@@ -144,13 +144,6 @@ def model_file(model: str) -> Path:
     if not path.exists():
         raise ValueError(f"{path}: there is no such model; openmm-tbg models list names some")
     return path
-
-
-def read_model(model: str) -> TrainedModel:
-    """The model of a registered name or a file; errors as in `model_file`."""
-    from ..checkpoint import TrainedModel
-
-    return TrainedModel.load(model_file(model))
 
 
 def read_generator(model: str | None, structure: Structure, device: str) -> BoltzmannGenerator:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-
 import rich_click as click
 import yaml
 
 from .command import Command
-from .inputs import model_file, read_model
+from .inputs import model_file
 
 
 @click.group(name="models", cls=click.RichGroup)
@@ -20,11 +17,11 @@ def command() -> None:
 @command.command("list", cls=Command)
 def list_models() -> None:
     """Name, force field and temperature of each model."""
-    from ..checkpoint import TrainedModel
+    from ..checkpoint import read_card
     from ..models import find_model, registered_models
 
     for name in registered_models():
-        card = TrainedModel.load(find_model(name)).card
+        card = read_card(find_model(name))
         force_field = " + ".join(card.force_field)
         click.echo(f"{name:20s} {card.temperature_K:g} K  {force_field:40s} {card.description}")
 
@@ -33,20 +30,18 @@ def list_models() -> None:
 @click.argument("name")
 def show_model(name: str) -> None:
     """What made a model, what was measured of it: NAME is registered, or a .safetensors file."""
-    from ..checkpoint import file_sha256
+    from ..checkpoint import WEIGHT, file_sha256, read_model_file, with_prefix
 
-    path, model = model_file(name), read_model(name)
-    parameters = sum(weights.numel() for weights in model.weights.values())
+    path = model_file(name)
+    description, tensors = read_model_file(path)
     about = {
         "file": str(path),
         "sha256": file_sha256(path),
-        "atoms": model.molecule.n_atoms,
-        "architecture": type(model.architecture).__name__.removesuffix("Architecture").lower(),
-        "parameters": parameters,
+        "architecture": description["architecture"],
+        "parameters": sum(each.numel() for each in with_prefix(tensors, WEIGHT).values()),
     }
-    # JSON turns tuples into lists, which YAML then writes plainly
-    plain = json.loads(json.dumps(asdict(model.card) | about))
-    click.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100).rstrip())
+    facts = description["card"] | about
+    click.echo(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100).rstrip())
 
 
 @command.command("verify", cls=Command)

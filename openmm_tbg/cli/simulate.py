@@ -71,3 +71,4 @@ def command(
         n_processes=processes,
     )
     click.echo(f"{out}: {len(found)} frames of {molecule}, {found.n_skipped} skipped")
+    click.echo(f"next: openmm-tbg train {molecule} {out} --out model.safetensors --minutes 60")

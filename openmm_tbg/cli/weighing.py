@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .inputs import read_model, read_structure, read_target, reduced_potential
+from .inputs import model_file, read_structure, read_target, reduced_potential
 
 if TYPE_CHECKING:
     from ..arrays import Scalars
@@ -38,6 +38,8 @@ def read_weighted(
         FileNotFoundError: The folder holds no proposals.
         RuntimeError: None is drawn, or a batch is damaged.
     """
+    from ..checkpoint import read_card
+    from ..generator import SEQUENCE_MARK
     from ..metropolis import log_weights
     from ..models import registered_models
     from ..molecule import Molecule
@@ -46,9 +48,9 @@ def read_weighted(
     store = ProposalStore(proposals)
     structure = read_structure(molecule)
     Molecule.from_dict(store.manifest).require_same(structure.topology)
-    model = store.manifest["reference"]
+    model = store.manifest["reference"].partition(SEQUENCE_MARK)[0]
     if model in registered_models() or Path(model).exists():
-        structure = structure.as_trained(read_model(model).card)
+        structure = structure.as_trained(read_card(model_file(model)))
     target = read_target(structure, force_field, temperature_K, system)
     drawn = store.read()
     u = drawn.reduced_potentials(reduced_potential(target))

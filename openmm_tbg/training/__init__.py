@@ -10,5 +10,9 @@ from .objectives import ResidualMatching as ResidualMatching
 from .objectives import VelocityMatching as VelocityMatching
 from .settings import Progress as Progress
 from .settings import TrainingSettings as TrainingSettings
+from .single import task_of as task_of
+from .single import trained_model as trained_model
+from .single import training_columns as training_columns
+from .single import untrained as untrained
 from .trainer import Task as Task
 from .trainer import Trainer as Trainer

@@ -129,6 +129,8 @@ class Trainer:
         Raises:
             SystemExit: after SIGTERM, with the checkpoint written.
         """
+        if minutes is not None and self.step:
+            self._fit_to(minutes, self.minutes / self.step)
         with _terminated() as terminated:
             while self.step < self.settings.n_steps:
                 until = min(self.settings.n_steps, (self.step // every + 1) * every)
