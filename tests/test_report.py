@@ -6,21 +6,25 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
+from jaxtyping import Float64
 from oracles import FRAME, WIDTH_NM, GaussianGenerator, half_space
 
 from openmm_tbg.analysis import effective_sample_size, independence_acceptance, pareto_k
-from openmm_tbg.arrays import Positions, Scalars
+from openmm_tbg.arrays import Cause, Frame, Positions, Scalars
 from openmm_tbg.free_energy import log_normalising_constant, multistate
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.report import Report, report_on_store, write_report
 from openmm_tbg.report.contents import superposed
+from openmm_tbg.report.plots import plot_surface, plot_weights
 from openmm_tbg.store import ProposalStore
+from openmm_tbg.torsions import dihedral
 
 RAMACHANDRAN = (2, 0, 1, 3), (3, 0, 2, 1)
 FLAGS = [
@@ -98,13 +102,63 @@ def test_figures_are_those_of_the_api(store: ProposalStore, report: Report, page
     assert found["overlap"] == report.states.overlap.tolist()
 
 
+def test_causes_are_counted(store: ProposalStore, report: Report) -> None:
+    cause = store.read().cause
+    assert report.fates["chirality"] == (cause == Cause.CHIRALITY).mean() > 0
+    assert report.fates["bond graph"] == report.fates["energy not finite"] == 0
+
+    def broken(positions_nm: Positions) -> Scalars:
+        u = potential(positions_nm)
+        return np.where(u < np.median(u), np.nan, u)
+
+    spoilt = report_on_store(store, broken)
+    n_passing = int((cause == Cause.NONE).sum())
+    assert spoilt.fates["energy not finite"] == n_passing // 2 / len(cause)
+    assert spoilt.fates["chirality"] == report.fates["chirality"]
+    assert sum(spoilt.fates.values()) == pytest.approx(1)
+
+
+def test_the_surface_is_over_phi_and_psi_in_this_order(
+    store: ProposalStore, report: Report
+) -> None:
+    positions_nm, used = store.read().positions_nm, report.log_weights > -np.inf
+    phi, psi = (dihedral(positions_nm[used], atoms) for atoms in RAMACHANDRAN)
+    edges = report.surface.edges[0]
+    weights = np.exp(report.log_weights[used])
+    share, _, _ = np.histogram2d(phi, psi, (edges, edges), weights=weights)
+    known = share > 0
+    expected = -np.log(share[known] / share.max())
+    np.testing.assert_allclose(report.surface.free_energy_kT[known], expected, atol=1e-9)
+    assert not np.isfinite(report.surface.free_energy_kT[~known]).any()
+    axes = plot_surface(report.surface)
+    drawn = np.ma.filled(axes.collections[0].get_array(), np.nan)  # rows go up, with psi
+    np.testing.assert_array_equal(np.isfinite(drawn), known.T)
+    np.testing.assert_allclose(drawn.T[known], expected, atol=1e-9)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("phi / degrees", "psi / degrees")
+
+
+def test_the_drawn_tail_falls_with_k() -> None:
+    u = np.random.default_rng(2).random(1000)
+    axes = plot_weights(-0.6 * np.log(u), 0.6)
+    points, line = axes.lines[0], axes.lines[1]
+    ranks, weights = (np.log(each) for each in line.get_data())
+    np.testing.assert_allclose(np.diff(weights) / np.diff(ranks), -0.6)
+    assert np.exp(weights[-1]) == pytest.approx(points.get_ydata()[len(ranks) - 1])
+    assert "0.60" in axes.get_legend().get_texts()[0].get_text()
+
+
 def test_structures_are_drawn_by_weight(report: Report) -> None:
-    frames, shares = report.structures()
-    assert shares.sum() == pytest.approx(1)
-    assert len(frames) == len(shares) <= 20
-    best = int(np.argmax(report.log_weights))
-    assert np.isfinite(frames).all()
-    assert report.log_weights[best] > -np.inf
+    rows, weights = [7, 19, 100, 399], np.array([0.1, 0.5, 0.25, 0.15])
+    log_weights = np.full(len(report.log_weights), -np.inf)
+    log_weights[rows] = np.log(weights) + 800  # not to be taken to the exponent as it stands
+    frames, shares = replace(report, log_weights=log_weights).structures()
+    np.testing.assert_allclose(shares, weights)
+    for frame, row in zip(frames, rows, strict=True):
+        np.testing.assert_allclose(spans(frame), spans(report.positions_nm[row]), atol=1e-12)
+
+
+def spans(frame: Frame) -> Float64[np.ndarray, "atoms atoms"]:
+    return np.linalg.norm(frame[:, None] - frame[None], axis=-1)
 
 
 def test_superposing_keeps_distances_and_the_hand() -> None:
