@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import shutil
@@ -14,17 +15,21 @@ import matplotlib.image
 import numpy as np
 import pytest
 from jaxtyping import Float64
-from oracles import FRAME, WIDTH_NM, GaussianGenerator, half_space
+from openmm import app
+from oracles import FRAME, WIDTH_NM, GaussianGenerator, half_space, harmonic_system
 
 from openmm_tbg.analysis import effective_sample_size, independence_acceptance, pareto_k
 from openmm_tbg.arrays import Cause, Frame, Positions, Scalars
+from openmm_tbg.citations import CITATIONS, citations_of
 from openmm_tbg.free_energy import log_normalising_constant, multistate
 from openmm_tbg.metropolis import log_weights
+from openmm_tbg.reference import ReferenceSystem
 from openmm_tbg.report import Report, report_on_store, write_report
 from openmm_tbg.report.contents import superposed
 from openmm_tbg.report.plots import plot_surface, plot_weights
 from openmm_tbg.store import ProposalStore
 from openmm_tbg.torsions import dihedral
+from openmm_tbg.verdict import Verdict, doubts_of_number
 
 RAMACHANDRAN = (2, 0, 1, 3), (3, 0, 2, 1)
 FLAGS = [
@@ -175,6 +180,31 @@ def test_only_html_is_written(report: Report, tmp_path: Path) -> None:
         write_report(report, tmp_path / "report.pdf")
 
 
+def test_few_proposals_read_as_few_in_tile_and_verdict(report: Report, tmp_path: Path) -> None:
+    share = 9.99 / len(report.log_weights)
+    few = replace(
+        report,
+        effective_sample_size=share,
+        verdict=Verdict(doubts_of_number(9.99, "effective proposals", "draw more")),
+    )
+    write_report(few, tmp_path / "few.html")
+    page = (tmp_path / "few.html").read_text()
+    assert "9.9 effective proposals, fewer than 10" in page
+    assert "<dt>effective proposals</dt><dd>9.9</dd>" in page
+
+
+def test_the_target_is_told_and_cited(store: ProposalStore, tmp_path: Path) -> None:
+    names = ("amber99sbildn.xml", "amber99_obc.xml")
+    target = ReferenceSystem(app.Topology(), harmonic_system(), FRAME[np.newaxis], 300.0, names)
+    write_report(report_on_store(store, potential, target=target), tmp_path / "of.html")
+    found = json.loads((tmp_path / "of.json").read_text())
+    assert found["provenance"]["force field"] == " + ".join(names)
+    assert found["citations"] == {each.reason: each.text() for each in citations_of(names)}
+    page = html.unescape((tmp_path / "of.html").read_text())
+    assert all(each.text() in page for each in citations_of(names))
+    assert not any("{" in each.text() for each in CITATIONS)
+
+
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page_works_offline(page: Path, report: Report, browser: Any, width: int) -> None:
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -184,6 +214,11 @@ def test_the_page_works_offline(page: Path, report: Report, browser: Any, width:
         assert float(browser.find_element("id", name).get_attribute("value")) == expected
     spread = "return document.documentElement.scrollWidth - window.innerWidth"
     assert browser.execute_script(spread) <= 0
+    scrolling = "return [...document.querySelectorAll('table, .scroll')].filter("
+    scrolling += "(each) => each.scrollWidth > each.clientWidth).length"
+    assert browser.execute_script(scrolling) == 0
+    inside, around = (browser.find_element("css selector", css) for css in ("canvas", ".frame"))
+    assert inside.rect["x"] + inside.rect["width"] < around.rect["x"] + around.rect["width"]
     picture = matplotlib.image.imread(
         io.BytesIO(browser.find_element("id", "viewer").screenshot_as_png)
     )

@@ -18,8 +18,10 @@ from matplotlib.axes import Axes
 from openmm.app import Element
 
 from ..frames import write_atomically
+from ..verdict import to_a_tenth
 from .contents import Report
 from .plots import (
+    plot_densities,
     plot_energies,
     plot_overlap,
     plot_rejections,
@@ -66,6 +68,7 @@ def write_report(report: Report, path: Path) -> None:
         viewer=Markup(viewer),
         structures=_structures(report),
         isfinite=math.isfinite,
+        to_a_tenth=to_a_tenth,
     )
     write_atomically(path, page.encode())
     content = json.dumps(figures(report), indent=1, allow_nan=False)
@@ -99,6 +102,7 @@ def figures(report: Report) -> dict[str, Any]:
             for name, each in report.free_energies.items()
         },
         "provenance": dict(report.provenance),
+        "citations": {each.reason: each.text() for each in report.citations},
     }
     if report.states is not None:
         plain["overlap"] = report.states.overlap.tolist()
@@ -119,6 +123,7 @@ def _pictures(report: Report) -> dict[str, Markup]:
                 plot_weights(report.log_weights, report.pareto_k), "Weights by rank"
             ),
             "energies": _inline(plot_energies(samples), "Histogram of energies"),
+            "densities": _inline(plot_densities(u, log_w), "Energies over densities"),
         }
         if report.surface is not None:
             pictures["surface"] = _inline(plot_surface(report.surface), "Free energy, phi and psi")

@@ -69,6 +69,26 @@ def plot_energies(
     return axes
 
 
+def plot_densities(u: Scalars, log_weights: Scalars, axes: Axes | None = None) -> Axes:
+    r"""Each proposal's reduced potential u over $-\ln q = u + \ln w$, both in kT.
+
+    Proposals of a perfect generator lie on the line of slope 1; those below it have large weights.
+
+    Args:
+        u: Reduced potentials.
+        log_weights: -u - log q, all above -inf.
+    """
+    axes = axes or new_axes()
+    surprise = u + log_weights
+    axes.plot(surprise, u, ".", color=BLUE, markersize=3, alpha=0.6, rasterized=True)
+    mean = log_mean_weight(log_weights)
+    low, high = np.quantile(surprise, (0, 0.99))
+    axes.plot([low, high], [low - mean, high - mean], color=INK, linewidth=1)
+    highest = float(np.quantile(u, 0.95))
+    axes.set(xlabel=r"$-\ln q$", ylabel="u / kT", ylim=(None, max(highest, float(u.min()) + 1)))
+    return axes
+
+
 def plot_surface(profile: FreeEnergyProfile, axes: Axes | None = None) -> Axes:
     """A free energy over phi and psi in kT."""
     return _plane(profile, profile.free_energy_kT, HIGHEST_KT, "F / kT", axes)
@@ -93,7 +113,7 @@ def plot_overlap(states: MultistateFreeEnergies, axes: Axes | None = None) -> Ax
 
 def new_axes() -> Axes:
     """Axes of a figure of their own, which no window holds."""
-    return Figure(figsize=(5.2, 3.4), layout="constrained").subplots()
+    return Figure(figsize=(4.2, 3.1), layout="constrained").subplots()
 
 
 def _plane(
