@@ -113,6 +113,20 @@ def test_reweight_and_free_energy_are_those_of_the_library(folder: Path) -> None
         assert "draw more, or choose" in answer.stderr
 
 
+def test_report_is_that_of_the_library(folder: Path) -> None:
+    answer = run(folder, "report", "chiral.pdb", "drawn", *TARGET, "--out", "page.html")
+    assert answer.exit_code == 0, answer.output
+    run(folder, "reweight", "chiral.pdb", "drawn", *TARGET, "--out", "same.json")
+    found = json.loads((folder / "page.json").read_text())
+    same = json.loads((folder / "same.json").read_text())
+    for name in ("effective_sample_size", "pareto_k", "acceptance"):
+        assert found[name] == same["about"][name]
+    assert found["free_energies"]["ln Z"]["value"] == same["rows"][0]["value"]
+    assert found["provenance"]["temperature"] == "300 K"
+    assert f"verdict  {found['verdict']}" in answer.stdout
+    assert (folder / "page.html").read_text().endswith("</html>\n")
+
+
 def test_mcmc_goes_on_where_it_stopped(folder: Path) -> None:
     chain = ["mcmc", "chiral.pdb", "--model", "tiny.safetensors", *TARGET, "--out", "chain"]
     chain += ["--block-size", "2", "--local-steps", "2", "--proposals", "2"]
@@ -165,6 +179,11 @@ WRONG = [
     ("reweight chiral.pdb .", 1, "no store of proposals"),
     ("reweight KS drawn", 1, "atoms where the molecule has 5"),
     ("reweight chiral.pdb drawn --temperature 0", 2, "0.0 is not in the range x>0"),
+    ("report chiral.pdb drawn", 2, "Missing option '--out'"),
+    ("report chiral.pdb drawn --out a.pdf", 2, "ends in one of .html"),
+    ("report chiral.pdb drawn --out no/a.html", 2, "'no' is no folder: make it first"),
+    ("report chiral.pdb . --out d.html", 1, "no store of proposals"),
+    ("report KS drawn --out d.html", 1, "atoms where the molecule has 5"),
     ("simulate chiral.pdb --out d", 2, "the temperature of chiral.pdb is unknown"),
     ("simulate chiral.pdb --out d --temperature 9", 2, "give --force-field or --system"),
     ("reweight chiral.pdb drawn --system gone.xml", 2, "'gone.xml' does not exist"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..arrays import Scalars
     from ..proposals import Proposals
     from ..reference import ReferenceSystem
+    from ..store import ProposalStore
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,26 @@ def read_weighted(
         RuntimeError: None is drawn, or a batch is damaged.
     """
     from ..metropolis import log_weights
+
+    store, target = read_stored(molecule, proposals, force_field, temperature_K, system)
+    drawn = store.read()
+    u = drawn.reduced_potentials(reduced_potential(target))
+    return Weighted(target, drawn, u, log_weights(u, drawn.log_q, drawn.passes))
+
+
+def read_stored(
+    molecule: str,
+    proposals: Path,
+    force_field: tuple[str, ...],
+    temperature_K: float | None,
+    system: Path | None,
+) -> tuple[ProposalStore, ReferenceSystem]:
+    """A store of proposals and the target for their weights, that of their model if none is given.
+
+    Raises:
+        ValueError: The proposals are of another molecule, or as in `read_target`.
+        FileNotFoundError: The folder holds no proposals.
+    """
     from ..models import registered_models
     from ..molecule import Molecule
     from ..store import ProposalStore
@@ -49,7 +70,4 @@ def read_weighted(
     model = store.manifest["reference"]
     if model in registered_models() or Path(model).exists():
         structure = structure.as_trained(read_model(model).card)
-    target = read_target(structure, force_field, temperature_K, system)
-    drawn = store.read()
-    u = drawn.reduced_potentials(reduced_potential(target))
-    return Weighted(target, drawn, u, log_weights(u, drawn.log_q, drawn.passes))
+    return store, read_target(structure, force_field, temperature_K, system)

@@ -57,6 +57,7 @@ def write_report(report: Report, path: Path) -> None:
         loader=PackageLoader("openmm_tbg.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
