@@ -19,6 +19,7 @@ from structures import structure_from_smiles
 from test_architecture import HEAVY
 
 from openmm_tbg import ProposalStore, ReducedPotential, doctor, read_run
+from openmm_tbg.arrays import Cause
 from openmm_tbg.cli.application import main
 from openmm_tbg.free_energy import free_energy_difference, log_normalising_constant
 from openmm_tbg.metropolis import log_weights
@@ -136,7 +137,19 @@ def test_mcmc_goes_on_where_it_stopped(folder: Path) -> None:
     answer = run(folder, *chain, "--iterations", "4")
     assert "4 iterations" in answer.stdout
     np.testing.assert_array_equal(read_run(folder / "chain").positions_nm[:2], first)
-    assert len(read_run(folder / "chain")) == 4
+    record = read_run(folder / "chain")
+    assert len(record) == 4
+    answer = run(folder, "report", "chiral.pdb", "chain", "--out", "chain.html")
+    assert answer.exit_code == 0, answer.output
+    found = json.loads((folder / "chain.json").read_text())
+    assert found["n_accepted"] == record.n_accepted.sum()
+    assert found["fates"]["chirality"] == record.n_rejected(Cause.CHIRALITY).sum() / 8
+    assert "verdict  do not trust" in answer.stdout
+    answer = run(folder, "report", "KS", "chain", "--out", "other.html")
+    assert "is a chain of 5 atoms, KS has" in answer.stderr
+    answer = run(folder, "report", "chiral.pdb", "chain", *TARGET, "--out", "other.html")
+    assert "leave --force-field, --temperature and --system out" in answer.stderr
+    assert not (folder / "other.html").exists()
 
 
 def test_a_written_configuration_gives_the_same_command(folder: Path) -> None:
@@ -182,7 +195,7 @@ WRONG = [
     ("report chiral.pdb drawn", 2, "Missing option '--out'"),
     ("report chiral.pdb drawn --out a.pdf", 2, "ends in one of .html"),
     ("report chiral.pdb drawn --out no/a.html", 2, "'no' is no folder: make it first"),
-    ("report chiral.pdb . --out d.html", 1, "no store of proposals"),
+    ("report chiral.pdb . --out d.html", 1, "no run"),
     ("report KS drawn --out d.html", 1, "atoms where the molecule has 5"),
     ("simulate chiral.pdb --out d", 2, "the temperature of chiral.pdb is unknown"),
     ("simulate chiral.pdb --out d --temperature 9", 2, "give --force-field or --system"),

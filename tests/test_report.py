@@ -24,12 +24,19 @@ from openmm_tbg.citations import CITATIONS, citations_of
 from openmm_tbg.free_energy import log_normalising_constant, multistate
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.reference import ReferenceSystem
-from openmm_tbg.report import Report, report_on_store, write_report
+from openmm_tbg.report import (
+    Report,
+    report_on_run,
+    report_on_store,
+    write_chain_report,
+    write_report,
+)
 from openmm_tbg.report.contents import superposed
-from openmm_tbg.report.plots import plot_surface, plot_weights
+from openmm_tbg.report.plots import plot_angles, plot_surface, plot_trace, plot_weights
+from openmm_tbg.run_record import COUNTS, RunRecord
 from openmm_tbg.store import ProposalStore
 from openmm_tbg.torsions import dihedral
-from openmm_tbg.verdict import Verdict, doubts_of_number
+from openmm_tbg.verdict import Verdict, doubts_of_chain, doubts_of_number
 
 RAMACHANDRAN = (2, 0, 1, 3), (3, 0, 2, 1)
 FLAGS = [
@@ -203,6 +210,56 @@ def test_the_target_is_told_and_cited(store: ProposalStore, tmp_path: Path) -> N
     page = html.unescape((tmp_path / "of.html").read_text())
     assert all(each.text() in page for each in citations_of(names))
     assert not any("{" in each.text() for each in CITATIONS)
+
+
+@pytest.fixture
+def record() -> RunRecord:
+    """Six iterations of two steps, each with two proposals; the third and sixth accept."""
+    counts = np.zeros((6, len(COUNTS)), dtype=np.int64)
+
+    def column(name: str) -> Any:
+        return counts[:, COUNTS.index(name)]
+
+    column("n_steps")[:], column("n_proposed")[:] = 2, 4
+    column("n_accepted")[[2, 5]] = [1, 2]
+    column("n_rejected_bond_graph")[:] = 1
+    column("n_rejected_metropolis")[:] = 3 - column("n_accepted")
+    positions_nm = FRAME + WIDTH_NM * np.random.default_rng(0).normal(size=(6, 4, 3))
+    metadata = {"topology": {}, "move": {"kind": "toy"}, "seed": 5, "versions": {"numpy": "2"}}
+    return RunRecord(positions_nm, potential(positions_nm), np.zeros(6), counts, metadata)
+
+
+def test_a_chain_is_told_as_it_was(record: RunRecord, tmp_path: Path) -> None:
+    report = report_on_run(record, RAMACHANDRAN)
+    assert report.fates == {
+        "accepted": 3 / 24,
+        "bond graph": 6 / 24,
+        "chirality": 0,
+        "energy not finite": 0,
+        "metropolis": 15 / 24,
+        "thinned": 0,
+    }
+    assert (report.n_steps, report.n_accepted, report.longest_run) == (12, 3, 4)
+    assert report.verdict == Verdict(doubts_of_chain(12, 3, 4))
+    for column, atoms in enumerate(RAMACHANDRAN):
+        expected = dihedral(record.positions_nm, atoms)
+        np.testing.assert_array_equal(report.angles[:, column], expected)
+    axes = plot_trace(report.u_kT, report.accepted)
+    np.testing.assert_array_equal(axes.lines[1].get_xdata(), [3, 6])
+    np.testing.assert_array_equal(axes.lines[1].get_ydata(), record.u[[2, 5]])
+    points = plot_angles(report.angles).collections[0].get_offsets()
+    np.testing.assert_array_equal(points, np.degrees(report.angles))
+    write_chain_report(report, tmp_path / "chain.html")
+    found = json.loads((tmp_path / "chain.json").read_text())
+    assert found["longest_run"] == 4
+    assert found["verdict"] == "do not trust"
+    page = (tmp_path / "chain.html").read_text()
+    assert "3 accepted steps of 12, fewer than 10" in page
+
+
+def test_a_chain_without_proposals_is_refused(record: RunRecord) -> None:
+    with pytest.raises(ValueError, match="report on a chain with a TBGMove"):
+        report_on_run(replace(record, counts=np.zeros_like(record.counts)))
 
 
 @pytest.mark.parametrize("width", [1280, 400])

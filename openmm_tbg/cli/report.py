@@ -10,8 +10,14 @@ import rich_click as click
 from .command import Command
 from .formats import OutputFile
 from .free_energy import read_angle
-from .inputs import molecule_argument, reduced_potential, source_argument, target_options
-from .weighing import read_stored
+from .inputs import (
+    ExistingFolder,
+    molecule_argument,
+    read_structure,
+    reduced_potential,
+    target_options,
+)
+from .weighing import is_chain, read_stored
 
 if TYPE_CHECKING:
     from openmm.app import Topology
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
 
 @click.command("report", cls=Command)
 @molecule_argument
-@source_argument
+@click.argument("source", type=ExistingFolder)
 @click.option(
     "--out",
     type=OutputFile("html"),
@@ -31,24 +37,36 @@ if TYPE_CHECKING:
 @target_options
 def command(
     molecule: str,
-    proposals: Path,
+    source: Path,
     out: Path,
     force_field: tuple[str, ...],
     temperature: float | None,
     system: Path | None,
 ) -> None:
-    """Write a page on PROPOSALS of MOLECULE, which any browser opens without a network.
+    """Write a page on SOURCE, which any browser opens without a network.
 
-    Verdict, weights, energies, free energies, structures, provenance and what to cite.
+    SOURCE is a folder of `sample`: verdict, weights, energies, free energies, structures; or of
+    `mcmc`: verdict, acceptance, trace, phi and psi. Both with provenance and what to cite.
     """
-    from ..report import report_on_store, write_report
+    from ..report import report_on_run, report_on_store, write_chain_report, write_report
+    from ..run_store import read_run
 
-    store, target = read_stored(molecule, proposals, force_field, temperature, system)
-    report = report_on_store(
-        store, reduced_potential(target), _ramachandran(target.topology), target=target
-    )
-    write_report(report, out)
-    click.echo(f"verdict  {report.verdict}")
+    if is_chain(source, force_field, temperature, system):
+        topology, record = read_structure(molecule).topology, read_run(source)
+        if topology.getNumAtoms() != record.positions_nm.shape[1]:
+            raise ValueError(
+                f"{source} is a chain of {record.positions_nm.shape[1]} atoms, {molecule} has "
+                f"{topology.getNumAtoms()}: name the molecule of the chain"
+            )
+        of_chain = report_on_run(record, _ramachandran(topology))
+        write_chain_report(of_chain, out)
+        click.echo(f"verdict  {of_chain.verdict}")
+    else:
+        store, target = read_stored(molecule, source, force_field, temperature, system)
+        potential, angles = reduced_potential(target), _ramachandran(target.topology)
+        report = report_on_store(store, potential, angles, target=target)
+        write_report(report, out)
+        click.echo(f"verdict  {report.verdict}")
     click.echo(f"{out} and {out.with_suffix('.json')} written")
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import rich_click as click
+
 from .inputs import read_model, read_structure, read_target, reduced_potential
 
 if TYPE_CHECKING:
@@ -71,3 +73,25 @@ def read_stored(
     if model in registered_models() or Path(model).exists():
         structure = structure.as_trained(read_model(model).card)
     return store, read_target(structure, force_field, temperature_K, system)
+
+
+def is_chain(
+    source: Path, force_field: tuple[str, ...], temperature_K: float | None, system: Path | None
+) -> bool:
+    """Whether a folder holds no proposals, but a chain, whose target cannot be another.
+
+    Raises:
+        UsageError: It is a chain, and a target is given.
+    """
+    from ..store import ProposalStore
+
+    try:
+        ProposalStore(source)
+    except FileNotFoundError:
+        if force_field or temperature_K or system:
+            raise click.UsageError(
+                f"{source} is no folder of proposals, and a chain has the target that it was run "
+                "with: leave --force-field, --temperature and --system out"
+            ) from None
+        return True
+    return False

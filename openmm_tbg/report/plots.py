@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..analysis import log_mean_weight
-from ..arrays import Scalars
+from ..arrays import Mask, Scalars
 from ..free_energy import FreeEnergyProfile, MultistateFreeEnergies
 
 HIGHEST_KT = 10.0
@@ -108,6 +109,38 @@ def plot_overlap(states: MultistateFreeEnergies, axes: Axes | None = None) -> Ax
         axes.text(column, row, f"{overlap:.2f}", ha="center", va="center", color=colour)
     numbers = range(len(states.overlap))
     axes.set(xlabel="state", ylabel="state", xticks=numbers, yticks=numbers)
+    return axes
+
+
+def plot_trace(u: Scalars, accepted: Mask, axes: Axes | None = None) -> Axes:
+    """Reduced potentials along a chain in kT, marked where a proposal was accepted."""
+    axes = axes or new_axes()
+    iterations = np.arange(1, len(u) + 1)
+    axes.plot(iterations, u, color=BLUE, linewidth=0.8)
+    axes.plot(iterations[accepted], u[accepted], ".", color=ORANGE, markersize=4, label="accepted")
+    axes.legend(frameon=False)
+    axes.set(xlabel="iteration", ylabel="u / kT")
+    return axes
+
+
+def plot_angles(angles: Float64[np.ndarray, "iterations 2"], axes: Axes | None = None) -> Axes:
+    """Phi and psi of the states of a chain, shaded by the iteration; angles in radians."""
+    axes = axes or new_axes()
+    phi, psi = np.degrees(angles).T
+    points = axes.scatter(phi, psi, c=np.arange(1, len(phi) + 1), s=6, cmap="viridis")
+    axes.set(xlabel="phi / degrees", ylabel="psi / degrees", xticks=DEGREES, yticks=DEGREES)
+    axes.set(xlim=(-180, 180), ylim=(-180, 180), aspect="equal")
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.colorbar(points, ax=axes, label="iteration")
+    return axes
+
+
+def plot_phi(phi: Scalars, axes: Axes | None = None) -> Axes:
+    """Phi along a chain; angles in radians."""
+    axes = axes or new_axes()
+    axes.plot(np.arange(1, len(phi) + 1), np.degrees(phi), ".", color=BLUE, markersize=3)
+    axes.set(xlabel="iteration", ylabel="phi / degrees", yticks=DEGREES, ylim=(-180, 180))
     return axes
 
 
