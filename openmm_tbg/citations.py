@@ -29,6 +29,26 @@ class Citation:
         lines = [f"  {name} = {{{value}}}," for name, value in self.fields.items()]
         return "\n".join([f"% {self.reason}", f"@{self.entry}{{{self.key},", *lines, "}"])
 
+    def text(self) -> str:
+        """One sentence to read, without the marks of LaTeX.
+
+        Example:
+            >>> print(CITATIONS[0].text())
+            Klein, Leon and Noé, Frank: Transferable Boltzmann Generators. Advances in Neural
+            Information Processing Systems 37, 2024, arXiv:2406.14426
+        """
+        of = self.fields
+        where = " ".join(
+            of[name] for name in ("journal", "booktitle", "publisher", "volume") if name in of
+        )
+        parts = [where, of.get("pages"), of.get("year")]
+        parts += [f"{of['archiveprefix']}:{of['eprint']}" if "eprint" in of else None]
+        parts += [f"doi:{of['doi']}" if "doi" in of else None]
+        sentence = f"{of['author']}: {of['title']}. {', '.join(part for part in parts if part)}"
+        for mark, plain in (("{\\'e}", "é"), ("{", ""), ("}", ""), ("--", "-")):
+            sentence = sentence.replace(mark, plain)
+        return sentence
+
 
 CITATIONS = (
     Citation(

@@ -15,12 +15,13 @@ from .flow import ContinuousFlow, LogProbError, Positions64, Rows, Scalars64
 from .models import find_model, registered_models
 from .molecule import Molecule
 from .proposals import LogKeep, Proposals
+from .shown import Shown
 from .transferable_model import TransferableModel, is_transferable, sequence_of
 
 SEQUENCE_MARK = "#"  # between the file of a model of many molecules and the sequence of one
 
 
-class BoltzmannGenerator:
+class BoltzmannGenerator(Shown):
     r"""Draws configurations of one molecule with their exact density, and evaluates that density.
 
     The flow of an EGNN is invariant under reflections. For a molecule with stereocentres both hands
@@ -126,6 +127,16 @@ class BoltzmannGenerator:
         if sequence is not None:
             reference = f"{reference}{SEQUENCE_MARK}{sequence}"
         return cls(model, reference, file_sha256(path), device)
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "model": self.reference,
+            "sha256": self.sha256[:12],
+            "atoms": self.molecule.n_atoms,
+            "force field": " + ".join(self.card.force_field),
+            "temperature": f"{self.card.temperature_K:g} K",
+            "device": self.device,
+        }
 
     @property
     def molecule(self) -> Molecule:

@@ -14,13 +14,14 @@ from jaxtyping import Bool, Int
 from .arrays import Cause, Causes, Mask, Positions, Scalars
 from .molecule import Molecule
 from .ranks import Rank
+from .shown import Shown
 
 LogKeep = Callable[[Positions, Scalars], Scalars]
 """Log-probability of keeping a configuration, from positions (nm) and an estimate of log q."""
 
 
-@dataclass(frozen=True, eq=False)
-class Proposals:
+@dataclass(frozen=True, eq=False, repr=False)
+class Proposals(Shown):
     """Configurations with the density from which they were drawn; all columns are indexed together.
 
     Args:
@@ -38,6 +39,8 @@ class Proposals:
         >>> proposals = Proposals(np.zeros((2, 1, 3)), np.zeros(2), cause)
         >>> proposals.passes, len(proposals[:1])
         (array([ True, False]), 1)
+        >>> proposals
+        <Proposals rows: 2, atoms: 1, pass: 1, chirality: 1>
     """
 
     positions_nm: Positions
@@ -68,6 +71,14 @@ class Proposals:
         if self.passes.any():
             u[self.passes] = potential(self.positions_nm[self.passes])
         return u
+
+    def _facts(self) -> dict[str, object]:
+        counts = {cause: int((self.cause == cause).sum()) for cause in Cause}
+        return {"rows": len(self), "atoms": self.positions_nm.shape[1]} | {
+            "pass" if cause == Cause.NONE else cause.name.lower().replace("_", " "): count
+            for cause, count in counts.items()
+            if count or cause == Cause.NONE
+        }
 
     def __len__(self) -> int:
         return len(self.log_q)

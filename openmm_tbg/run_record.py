@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from openmm import app
 
 from .arrays import Cause, Positions, Scalars
+from .shown import Shown
 from .tally import Tally
 
 COUNTS = tuple(field.name for field in fields(Tally) if field.name.startswith("n_"))
@@ -21,8 +22,8 @@ ATOM_COLUMNS = ["serial", "name", "element", "resSeq", "resName", "chainID", "se
 Counts = Int64[np.ndarray, "iterations counts"]
 
 
-@dataclass(frozen=True, eq=False)
-class RunRecord:
+@dataclass(frozen=True, eq=False, repr=False)
+class RunRecord(Shown):
     """What a Markov chain visited, and what became of the proposals, iteration by iteration.
 
     Args:
@@ -64,6 +65,14 @@ class RunRecord:
         return mdtraj.Trajectory(
             self.positions_nm, mdtraj.Topology.from_dataframe(atoms, bonds), np.arange(len(self))
         )
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "iterations": len(self),
+            "atoms": self.positions_nm.shape[1],
+            "proposals": int(self.n_proposed.sum()),
+            "accepted": int(self.n_accepted.sum()),
+        }
 
     def __len__(self) -> int:
         return len(self.u)

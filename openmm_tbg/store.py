@@ -25,6 +25,7 @@ from .arrays import Mask
 from .folders import digest_of, make_whole
 from .progress import progress_bar
 from .proposals import ProposalGenerator, Proposals
+from .shown import Shown
 
 COLUMNS = ("positions_nm", "log_q", "cause")
 PACKAGES = ("openmm-tbg", "numpy", "torch", "zarr")  # versions are told, not compared
@@ -32,7 +33,7 @@ PACKAGES = ("openmm-tbg", "numpy", "torch", "zarr")  # versions are told, not co
 _log = logging.getLogger(__name__)
 
 
-class ProposalStore:
+class ProposalStore(Shown):
     """Batches of proposals of one generator, drawn once.
 
     Batch b is drawn from the seed and b alone: however the batches are spread over processes, and
@@ -107,6 +108,15 @@ class ProposalStore:
         store = cls(path)
         store._require_same(made_from)
         return store
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "path": self.path,
+            "model": self.manifest["reference"],
+            "batches": f"{int(self.finished.sum())} of {self.n_batches}",
+            "batch size": self.batch_size,
+            "seed": self.manifest["seed"],
+        }
 
     @property
     def n_batches(self) -> int:

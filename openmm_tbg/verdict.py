@@ -139,10 +139,18 @@ def doubts_of_number(n: int | float, what: str, advice: str) -> tuple[Doubt, ...
     """
     for threshold, trust in ((FEWEST_SAMPLES, Trust.NO), (ENOUGH_SAMPLES, Trust.CARE)):
         if n < threshold:
-            return (
-                Doubt(trust, f"{math.floor(10 * n) / 10:g} {what}, fewer than {threshold}", advice),
-            )
+            return (Doubt(trust, f"{to_a_tenth(n):g} {what}, fewer than {threshold}", advice),)
     return ()
+
+
+def to_a_tenth(n: int | float) -> float:
+    """A number rounded down, so that one below a threshold does not read as if it reached it.
+
+    Example:
+        >>> to_a_tenth(9.99)
+        9.9
+    """
+    return math.floor(10 * n) / 10
 
 
 def doubts_of_tail(k: float, n: int) -> tuple[Doubt, ...]:

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
-from oracles import FRAME, WIDTH_NM, GaussianGenerator, half_space
+from jaxtyping import Float64
+from openmm import app
+from oracles import FRAME, WIDTH_NM, GaussianGenerator, half_space, harmonic_system
 
 from openmm_tbg.analysis import effective_sample_size, independence_acceptance, pareto_k
-from openmm_tbg.arrays import Positions, Scalars
+from openmm_tbg.arrays import Cause, Frame, Positions, Scalars
+from openmm_tbg.citations import CITATIONS, citations_of
 from openmm_tbg.free_energy import log_normalising_constant, multistate
 from openmm_tbg.metropolis import log_weights
-from openmm_tbg.report import Report, report_on_store, write_report
+from openmm_tbg.reference import ReferenceSystem
+from openmm_tbg.report import (
+    Report,
+    report_on_run,
+    report_on_store,
+    write_chain_report,
+    write_report,
+)
 from openmm_tbg.report.contents import superposed
+from openmm_tbg.report.plots import plot_angles, plot_surface, plot_trace, plot_weights
+from openmm_tbg.run_record import COUNTS, RunRecord
 from openmm_tbg.store import ProposalStore
+from openmm_tbg.torsions import dihedral
+from openmm_tbg.verdict import Verdict, doubts_of_chain, doubts_of_number
 
 RAMACHANDRAN = (2, 0, 1, 3), (3, 0, 2, 1)
 FLAGS = [
@@ -98,13 +114,63 @@ def test_figures_are_those_of_the_api(store: ProposalStore, report: Report, page
     assert found["overlap"] == report.states.overlap.tolist()
 
 
+def test_causes_are_counted(store: ProposalStore, report: Report) -> None:
+    cause = store.read().cause
+    assert report.fates["chirality"] == (cause == Cause.CHIRALITY).mean() > 0
+    assert report.fates["bond graph"] == report.fates["energy not finite"] == 0
+
+    def broken(positions_nm: Positions) -> Scalars:
+        u = potential(positions_nm)
+        return np.where(u < np.median(u), np.nan, u)
+
+    spoilt = report_on_store(store, broken)
+    n_passing = int((cause == Cause.NONE).sum())
+    assert spoilt.fates["energy not finite"] == n_passing // 2 / len(cause)
+    assert spoilt.fates["chirality"] == report.fates["chirality"]
+    assert sum(spoilt.fates.values()) == pytest.approx(1)
+
+
+def test_the_surface_is_over_phi_and_psi_in_this_order(
+    store: ProposalStore, report: Report
+) -> None:
+    positions_nm, used = store.read().positions_nm, report.log_weights > -np.inf
+    phi, psi = (dihedral(positions_nm[used], atoms) for atoms in RAMACHANDRAN)
+    edges = report.surface.edges[0]
+    weights = np.exp(report.log_weights[used])
+    share, _, _ = np.histogram2d(phi, psi, (edges, edges), weights=weights)
+    known = share > 0
+    expected = -np.log(share[known] / share.max())
+    np.testing.assert_allclose(report.surface.free_energy_kT[known], expected, atol=1e-9)
+    assert not np.isfinite(report.surface.free_energy_kT[~known]).any()
+    axes = plot_surface(report.surface)
+    drawn = np.ma.filled(axes.collections[0].get_array(), np.nan)  # rows go up, with psi
+    np.testing.assert_array_equal(np.isfinite(drawn), known.T)
+    np.testing.assert_allclose(drawn.T[known], expected, atol=1e-9)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("phi / degrees", "psi / degrees")
+
+
+def test_the_drawn_tail_falls_with_k() -> None:
+    u = np.random.default_rng(2).random(1000)
+    axes = plot_weights(-0.6 * np.log(u), 0.6)
+    points, line = axes.lines[0], axes.lines[1]
+    ranks, weights = (np.log(each) for each in line.get_data())
+    np.testing.assert_allclose(np.diff(weights) / np.diff(ranks), -0.6)
+    assert np.exp(weights[-1]) == pytest.approx(points.get_ydata()[len(ranks) - 1])
+    assert "0.60" in axes.get_legend().get_texts()[0].get_text()
+
+
 def test_structures_are_drawn_by_weight(report: Report) -> None:
-    frames, shares = report.structures()
-    assert shares.sum() == pytest.approx(1)
-    assert len(frames) == len(shares) <= 20
-    best = int(np.argmax(report.log_weights))
-    assert np.isfinite(frames).all()
-    assert report.log_weights[best] > -np.inf
+    rows, weights = [7, 19, 100, 399], np.array([0.1, 0.5, 0.25, 0.15])
+    log_weights = np.full(len(report.log_weights), -np.inf)
+    log_weights[rows] = np.log(weights) + 800  # not to be taken to the exponent as it stands
+    frames, shares = replace(report, log_weights=log_weights).structures()
+    np.testing.assert_allclose(shares, weights)
+    for frame, row in zip(frames, rows, strict=True):
+        np.testing.assert_allclose(spans(frame), spans(report.positions_nm[row]), atol=1e-12)
+
+
+def spans(frame: Frame) -> Float64[np.ndarray, "atoms atoms"]:
+    return np.linalg.norm(frame[:, None] - frame[None], axis=-1)
 
 
 def test_superposing_keeps_distances_and_the_hand() -> None:
@@ -121,6 +187,81 @@ def test_only_html_is_written(report: Report, tmp_path: Path) -> None:
         write_report(report, tmp_path / "report.pdf")
 
 
+def test_few_proposals_read_as_few_in_tile_and_verdict(report: Report, tmp_path: Path) -> None:
+    share = 9.99 / len(report.log_weights)
+    few = replace(
+        report,
+        effective_sample_size=share,
+        verdict=Verdict(doubts_of_number(9.99, "effective proposals", "draw more")),
+    )
+    write_report(few, tmp_path / "few.html")
+    page = (tmp_path / "few.html").read_text()
+    assert "9.9 effective proposals, fewer than 10" in page
+    assert "<dt>effective proposals</dt><dd>9.9</dd>" in page
+
+
+def test_the_target_is_told_and_cited(store: ProposalStore, tmp_path: Path) -> None:
+    names = ("amber99sbildn.xml", "amber99_obc.xml")
+    target = ReferenceSystem(app.Topology(), harmonic_system(), FRAME[np.newaxis], 300.0, names)
+    write_report(report_on_store(store, potential, target=target), tmp_path / "of.html")
+    found = json.loads((tmp_path / "of.json").read_text())
+    assert found["provenance"]["force field"] == " + ".join(names)
+    assert found["citations"] == {each.reason: each.text() for each in citations_of(names)}
+    page = html.unescape((tmp_path / "of.html").read_text())
+    assert all(each.text() in page for each in citations_of(names))
+    assert not any("{" in each.text() for each in CITATIONS)
+
+
+@pytest.fixture
+def record() -> RunRecord:
+    """Six iterations of two steps, each with two proposals; the third and sixth accept."""
+    counts = np.zeros((6, len(COUNTS)), dtype=np.int64)
+
+    def column(name: str) -> Any:
+        return counts[:, COUNTS.index(name)]
+
+    column("n_steps")[:], column("n_proposed")[:] = 2, 4
+    column("n_accepted")[[2, 5]] = [1, 2]
+    column("n_rejected_bond_graph")[:] = 1
+    column("n_rejected_metropolis")[:] = 3 - column("n_accepted")
+    positions_nm = FRAME + WIDTH_NM * np.random.default_rng(0).normal(size=(6, 4, 3))
+    metadata = {"topology": {}, "move": {"kind": "toy"}, "seed": 5, "versions": {"numpy": "2"}}
+    return RunRecord(positions_nm, potential(positions_nm), np.zeros(6), counts, metadata)
+
+
+def test_a_chain_is_told_as_it_was(record: RunRecord, tmp_path: Path) -> None:
+    report = report_on_run(record, RAMACHANDRAN)
+    assert report.fates == {
+        "accepted": 3 / 24,
+        "bond graph": 6 / 24,
+        "chirality": 0,
+        "energy not finite": 0,
+        "metropolis": 15 / 24,
+        "thinned": 0,
+    }
+    assert (report.n_steps, report.n_accepted, report.longest_run) == (12, 3, 4)
+    assert report.verdict == Verdict(doubts_of_chain(12, 3, 4))
+    for column, atoms in enumerate(RAMACHANDRAN):
+        expected = dihedral(record.positions_nm, atoms)
+        np.testing.assert_array_equal(report.angles[:, column], expected)
+    axes = plot_trace(report.u_kT, report.accepted)
+    np.testing.assert_array_equal(axes.lines[1].get_xdata(), [3, 6])
+    np.testing.assert_array_equal(axes.lines[1].get_ydata(), record.u[[2, 5]])
+    points = plot_angles(report.angles).collections[0].get_offsets()
+    np.testing.assert_array_equal(points, np.degrees(report.angles))
+    write_chain_report(report, tmp_path / "chain.html")
+    found = json.loads((tmp_path / "chain.json").read_text())
+    assert found["longest_run"] == 4
+    assert found["verdict"] == "do not trust"
+    page = (tmp_path / "chain.html").read_text()
+    assert "3 accepted steps of 12, fewer than 10" in page
+
+
+def test_a_chain_without_proposals_is_refused(record: RunRecord) -> None:
+    with pytest.raises(ValueError, match="report on a chain with a TBGMove"):
+        report_on_run(replace(record, counts=np.zeros_like(record.counts)))
+
+
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page_works_offline(page: Path, report: Report, browser: Any, width: int) -> None:
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -130,6 +271,11 @@ def test_the_page_works_offline(page: Path, report: Report, browser: Any, width:
         assert float(browser.find_element("id", name).get_attribute("value")) == expected
     spread = "return document.documentElement.scrollWidth - window.innerWidth"
     assert browser.execute_script(spread) <= 0
+    scrolling = "return [...document.querySelectorAll('table, .scroll')].filter("
+    scrolling += "(each) => each.scrollWidth > each.clientWidth).length"
+    assert browser.execute_script(scrolling) == 0
+    inside, around = (browser.find_element("css selector", css) for css in ("canvas", ".frame"))
+    assert inside.rect["x"] + inside.rect["width"] < around.rect["x"] + around.rect["width"]
     picture = matplotlib.image.imread(
         io.BytesIO(browser.find_element("id", "viewer").screenshot_as_png)
     )

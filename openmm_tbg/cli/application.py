@@ -18,6 +18,7 @@ COMMANDS = (
     "sample",
     "reweight",
     "free-energy",
+    "report",
     "mcmc",
     "adapt",
     "simulate",

@@ -11,7 +11,7 @@ import rich_click as click
 from .command import Command
 from .formats import TABLES, OutputFile, write_rows
 from .inputs import ExistingFolder, molecule_argument, read_structure, target_options
-from .weighing import read_weighted
+from .weighing import is_chain, read_weighted
 
 if TYPE_CHECKING:
     from openmm.app import Topology
@@ -56,21 +56,13 @@ def command(
     """
     from ..free_energy import free_energy_difference, free_energy_difference_of_chain
     from ..run_store import read_run
-    from ..store import ProposalStore
 
     if not -180 <= inside[0] < inside[1] <= 180:
         raise click.UsageError(
             f"--inside {inside[0]:g} {inside[1]:g}: give -180 <= LOW < HIGH <= 180"
         )
     atoms = read_angle(angle, read_structure(molecule).topology)
-    try:
-        ProposalStore(source)
-    except FileNotFoundError:
-        if force_field or temperature or system:
-            raise click.UsageError(
-                f"{source} is no folder of proposals, and a chain has the target that it was run "
-                "with: leave --force-field, --temperature and --system out"
-            ) from None
+    if is_chain(source, force_field, temperature, system):
         found = free_energy_difference_of_chain(
             _region(read_run(source).positions_nm, atoms, inside)
         )

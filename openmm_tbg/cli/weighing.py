@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import rich_click as click
+
 from .inputs import model_file, read_structure, read_target, reduced_potential
 
 if TYPE_CHECKING:
     from ..arrays import Scalars
     from ..proposals import Proposals
     from ..reference import ReferenceSystem
+    from ..store import ProposalStore
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +41,29 @@ def read_weighted(
         FileNotFoundError: The folder holds no proposals.
         RuntimeError: None is drawn, or a batch is damaged.
     """
+    from ..metropolis import log_weights
+
+    store, target = read_stored(molecule, proposals, force_field, temperature_K, system)
+    drawn = store.read()
+    u = drawn.reduced_potentials(reduced_potential(target))
+    return Weighted(target, drawn, u, log_weights(u, drawn.log_q, drawn.passes))
+
+
+def read_stored(
+    molecule: str,
+    proposals: Path,
+    force_field: tuple[str, ...],
+    temperature_K: float | None,
+    system: Path | None,
+) -> tuple[ProposalStore, ReferenceSystem]:
+    """A store of proposals and the target for their weights, that of their model if none is given.
+
+    Raises:
+        ValueError: The proposals are of another molecule, or as in `read_target`.
+        FileNotFoundError: The folder holds no proposals.
+    """
     from ..checkpoint import read_card
     from ..generator import SEQUENCE_MARK
-    from ..metropolis import log_weights
     from ..models import registered_models
     from ..molecule import Molecule
     from ..store import ProposalStore
@@ -51,7 +74,26 @@ def read_weighted(
     model = store.manifest["reference"].partition(SEQUENCE_MARK)[0]
     if model in registered_models() or Path(model).exists():
         structure = structure.as_trained(read_card(model_file(model)))
-    target = read_target(structure, force_field, temperature_K, system)
-    drawn = store.read()
-    u = drawn.reduced_potentials(reduced_potential(target))
-    return Weighted(target, drawn, u, log_weights(u, drawn.log_q, drawn.passes))
+    return store, read_target(structure, force_field, temperature_K, system)
+
+
+def is_chain(
+    source: Path, force_field: tuple[str, ...], temperature_K: float | None, system: Path | None
+) -> bool:
+    """Whether a folder holds no proposals, but a chain, whose target cannot be another.
+
+    Raises:
+        UsageError: It is a chain, and a target is given.
+    """
+    from ..store import ProposalStore
+
+    try:
+        ProposalStore(source)
+    except FileNotFoundError:
+        if force_field or temperature_K or system:
+            raise click.UsageError(
+                f"{source} is no folder of proposals, and a chain has the target that it was run "
+                "with: leave --force-field, --temperature and --system out"
+            ) from None
+        return True
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,9 @@ class Estimated:
     def verdict(self) -> Verdict:
         """How far the figure can be trusted, and the next step."""
         return Verdict(self.doubts)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         overlap = "" if self.overlap is None else f", overlap {self.overlap:.2f}"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..analysis import effective_sample_size, independence_acceptance, pareto_k
 from ..arrays import Cause, Positions, Scalars
+from ..citations import Citation, citations_of
 from ..evaluation import MolecularDynamics
 from ..free_energy import (
     Estimated,
@@ -21,6 +22,7 @@ from ..free_energy import (
 )
 from ..metropolis import log_weights
 from ..molecule import Molecule
+from ..reference import ReferenceSystem
 from ..store import ProposalStore
 from ..torsions import Dihedral, dihedral
 from ..verdict import Verdict, doubts_of_weights
@@ -49,6 +51,7 @@ class Report:
         surface: Free energy over phi and psi.
         dynamics: Molecular dynamics of the target.
         provenance: Model, digest, versions and seed.
+        citations: What to cite.
     """
 
     molecule: Molecule
@@ -64,7 +67,8 @@ class Report:
     states: MultistateFreeEnergies | None
     surface: FreeEnergyProfile | None
     dynamics: MolecularDynamics | None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any]
+    citations: Sequence[Citation]
 
     def structures(self) -> tuple[Positions, Scalars]:
         """Some 20 proposals drawn by weight, superposed in nm, and the share of each in the draw.
@@ -85,6 +89,7 @@ def report_on_store(
     dynamics: MolecularDynamics | None = None,
     free_energies: Mapping[str, Estimated] | None = None,
     states: MultistateFreeEnergies | None = None,
+    target: ReferenceSystem | None = None,
 ) -> Report:
     """Weigh the finished batches of a store against a target.
 
@@ -95,6 +100,7 @@ def report_on_store(
         dynamics: Frames of the target, to compare energies with.
         free_energies: Figures for the table, by name, beside ln Z.
         states: Free energies between states, for their overlap.
+        target: Where the potential comes from, for provenance and citations.
 
     Raises:
         RuntimeError: No batch is finished, or one is damaged.
@@ -109,6 +115,7 @@ def report_on_store(
         for each in (Cause.BOND_GRAPH, Cause.CHIRALITY, Cause.ENERGY_NOT_FINITE, Cause.THINNED)
     }
     everything = {"the target": weights > -math.inf}
+    force_field = () if target is None else target.force_field
     log_z = log_normalising_constant(weights)
     return Report(
         molecule=molecule,
@@ -131,7 +138,9 @@ def report_on_store(
             "batches": f"{int(store.finished.sum())} of {store.n_batches}, "
             f"{store.batch_size} proposals each",
             "versions": store.manifest["versions"],
-        },
+        }
+        | (_provenance(target) if target else {}),
+        citations=citations_of(force_field),
     )
 
 
@@ -153,6 +162,13 @@ def superposed(positions_nm: Positions) -> Positions:
     left[:, :, -1] *= np.sign(np.linalg.det(left @ right))[:, np.newaxis]
     turned: Positions = centred @ (left @ right)
     return turned
+
+
+def _provenance(target: ReferenceSystem) -> dict[str, str]:
+    return {
+        "force field": " + ".join(target.force_field),
+        "temperature": f"{target.temperature_K:g} K",
+    }
 
 
 def _surface(

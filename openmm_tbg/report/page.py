@@ -7,6 +7,7 @@ import html
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,21 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from openmm.app import Element
 
+from ..citations import Citation
 from ..frames import write_atomically
+from ..verdict import Verdict, to_a_tenth
+from .chain import ChainReport
 from .contents import Report
 from .plots import (
+    plot_angles,
+    plot_densities,
     plot_energies,
     plot_overlap,
+    plot_phi,
     plot_rejections,
     plot_surface,
     plot_surface_error,
+    plot_trace,
     plot_weights,
 )
 
@@ -48,6 +56,46 @@ def write_report(report: Report, path: Path) -> None:
         ValueError: `path` does not end in ".html".
         OSError: A file cannot be written.
     """
+    context = {
+        "report": report,
+        "n": len(report.log_weights),
+        "pictures": _pictures(report),
+        "viewer": Markup((Path(__file__).parent / "3Dmol-min.js").read_text()),
+        "structures": _structures(report),
+        "isfinite": math.isfinite,
+        "to_a_tenth": to_a_tenth,
+    }
+    _write(path, "proposals.html", context, figures(report))
+
+
+def write_chain_report(report: ChainReport, path: Path) -> None:
+    """Write the report of a chain as HTML, and its figures as JSON beside it.
+
+    Args and errors are those of `write_report`.
+    """
+    plain = {
+        "n_iterations": len(report.u_kT),
+        "verdict": str(report.verdict.trust),
+        "doubts": _doubts(report.verdict),
+        "n_steps": report.n_steps,
+        "n_accepted": report.n_accepted,
+        "longest_run": report.longest_run,
+        "fates": dict(report.fates),
+        "provenance": dict(report.provenance),
+        "citations": _citations(report.citations),
+    }
+    with matplotlib.rc_context(STYLE):
+        pictures = {
+            "fates": _inline(plot_rejections(report.fates), "What became of the proposals"),
+            "trace": _inline(plot_trace(report.u_kT, report.accepted), "Energy of each state"),
+        }
+        if report.angles is not None:
+            pictures["angles"] = _inline(plot_angles(report.angles), "Phi and psi of each state")
+            pictures["phi"] = _inline(plot_phi(report.angles[:, 0]), "Phi along the chain")
+    _write(path, "chain.html", {"report": report, "pictures": pictures}, plain)
+
+
+def _write(path: Path, template: str, context: dict[str, Any], plain: dict[str, Any]) -> None:
     path = Path(path)
     if path.suffix != ".html":
         raise ValueError(f"path is {path}: give a name that ends in .html")
@@ -55,33 +103,33 @@ def write_report(report: Report, path: Path) -> None:
         loader=PackageLoader("openmm_tbg.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    viewer = (Path(__file__).parent / "3Dmol-min.js").read_text()
-    page = environment.get_template("template.html").render(
-        report=report,
-        n=len(report.log_weights),
-        pictures=_pictures(report),
-        viewer=Markup(viewer),
-        structures=_structures(report),
-        isfinite=math.isfinite,
-    )
+    page = environment.get_template(template).render(context)
     write_atomically(path, page.encode())
-    content = json.dumps(figures(report), indent=1, allow_nan=False)
+    content = json.dumps(plain, indent=1, allow_nan=False)
     write_atomically(path.with_suffix(".json"), (content + "\n").encode())
+
+
+def _doubts(verdict: Verdict) -> list[dict[str, str]]:
+    return [
+        {"trust": str(doubt.trust), "reason": doubt.reason, "advice": doubt.advice}
+        for doubt in verdict.doubts
+    ]
+
+
+def _citations(citations: Sequence[Citation]) -> dict[str, str]:
+    return {each.reason: each.text() for each in citations}
 
 
 def figures(report: Report) -> dict[str, Any]:
     """The figures of a report as plain values; None where a number is not finite."""
-    doubts = [
-        {"trust": str(doubt.trust), "reason": doubt.reason, "advice": doubt.advice}
-        for doubt in report.verdict.doubts
-    ]
     plain = {
         "n_proposals": len(report.log_weights),
         "verdict": str(report.verdict.trust),
-        "doubts": doubts,
+        "doubts": _doubts(report.verdict),
         "effective_sample_size": report.effective_sample_size,
         "acceptance": report.acceptance,
         "pareto_k": _finite(report.pareto_k),
@@ -99,6 +147,7 @@ def figures(report: Report) -> dict[str, Any]:
             for name, each in report.free_energies.items()
         },
         "provenance": dict(report.provenance),
+        "citations": _citations(report.citations),
     }
     if report.states is not None:
         plain["overlap"] = report.states.overlap.tolist()
@@ -119,6 +168,7 @@ def _pictures(report: Report) -> dict[str, Markup]:
                 plot_weights(report.log_weights, report.pareto_k), "Weights by rank"
             ),
             "energies": _inline(plot_energies(samples), "Histogram of energies"),
+            "densities": _inline(plot_densities(u, log_w), "Energies over densities"),
         }
         if report.surface is not None:
             pictures["surface"] = _inline(plot_surface(report.surface), "Free energy, phi and psi")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..analysis import log_mean_weight
-from ..arrays import Scalars
+from ..arrays import Mask, Scalars
 from ..free_energy import FreeEnergyProfile, MultistateFreeEnergies
 
 HIGHEST_KT = 10.0
@@ -69,6 +70,26 @@ def plot_energies(
     return axes
 
 
+def plot_densities(u: Scalars, log_weights: Scalars, axes: Axes | None = None) -> Axes:
+    r"""Each proposal's reduced potential u over $-\ln q = u + \ln w$, both in kT.
+
+    Proposals of a perfect generator lie on the line of slope 1; those below it have large weights.
+
+    Args:
+        u: Reduced potentials.
+        log_weights: -u - log q, all above -inf.
+    """
+    axes = axes or new_axes()
+    surprise = u + log_weights
+    axes.plot(surprise, u, ".", color=BLUE, markersize=3, alpha=0.6, rasterized=True)
+    mean = log_mean_weight(log_weights)
+    low, high = np.quantile(surprise, (0, 0.99))
+    axes.plot([low, high], [low - mean, high - mean], color=INK, linewidth=1)
+    highest = float(np.quantile(u, 0.95))
+    axes.set(xlabel=r"$-\ln q$", ylabel="u / kT", ylim=(None, max(highest, float(u.min()) + 1)))
+    return axes
+
+
 def plot_surface(profile: FreeEnergyProfile, axes: Axes | None = None) -> Axes:
     """A free energy over phi and psi in kT."""
     return _plane(profile, profile.free_energy_kT, HIGHEST_KT, "F / kT", axes)
@@ -91,9 +112,41 @@ def plot_overlap(states: MultistateFreeEnergies, axes: Axes | None = None) -> Ax
     return axes
 
 
+def plot_trace(u: Scalars, accepted: Mask, axes: Axes | None = None) -> Axes:
+    """Reduced potentials along a chain in kT, marked where a proposal was accepted."""
+    axes = axes or new_axes()
+    iterations = np.arange(1, len(u) + 1)
+    axes.plot(iterations, u, color=BLUE, linewidth=0.8)
+    axes.plot(iterations[accepted], u[accepted], ".", color=ORANGE, markersize=4, label="accepted")
+    axes.legend(frameon=False)
+    axes.set(xlabel="iteration", ylabel="u / kT")
+    return axes
+
+
+def plot_angles(angles: Float64[np.ndarray, "iterations 2"], axes: Axes | None = None) -> Axes:
+    """Phi and psi of the states of a chain, shaded by the iteration; angles in radians."""
+    axes = axes or new_axes()
+    phi, psi = np.degrees(angles).T
+    points = axes.scatter(phi, psi, c=np.arange(1, len(phi) + 1), s=6, cmap="viridis")
+    axes.set(xlabel="phi / degrees", ylabel="psi / degrees", xticks=DEGREES, yticks=DEGREES)
+    axes.set(xlim=(-180, 180), ylim=(-180, 180), aspect="equal")
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.colorbar(points, ax=axes, label="iteration")
+    return axes
+
+
+def plot_phi(phi: Scalars, axes: Axes | None = None) -> Axes:
+    """Phi along a chain; angles in radians."""
+    axes = axes or new_axes()
+    axes.plot(np.arange(1, len(phi) + 1), np.degrees(phi), ".", color=BLUE, markersize=3)
+    axes.set(xlabel="iteration", ylabel="phi / degrees", yticks=DEGREES, ylim=(-180, 180))
+    return axes
+
+
 def new_axes() -> Axes:
     """Axes of a figure of their own, which no window holds."""
-    return Figure(figsize=(5.2, 3.4), layout="constrained").subplots()
+    return Figure(figsize=(4.2, 3.1), layout="constrained").subplots()
 
 
 def _plane(

@@ -1,0 +1,78 @@
+"""A page to read and to keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from .command import Command
+from .formats import OutputFile
+from .free_energy import read_angle
+from .inputs import (
+    ExistingFolder,
+    molecule_argument,
+    read_structure,
+    reduced_potential,
+    target_options,
+)
+from .weighing import is_chain, read_stored
+
+if TYPE_CHECKING:
+    from openmm.app import Topology
+
+    from ..torsions import Dihedral
+
+
+@click.command("report", cls=Command)
+@molecule_argument
+@click.argument("source", type=ExistingFolder)
+@click.option(
+    "--out",
+    type=OutputFile("html"),
+    required=True,
+    help="File to write; the figures go into a .json beside it.",
+)
+@target_options
+def command(
+    molecule: str,
+    source: Path,
+    out: Path,
+    force_field: tuple[str, ...],
+    temperature: float | None,
+    system: Path | None,
+) -> None:
+    """Write a page on SOURCE, which any browser opens without a network.
+
+    SOURCE is a folder of `sample`: verdict, weights, energies, free energies, structures; or of
+    `mcmc`: verdict, acceptance, trace, phi and psi. Both with provenance and what to cite.
+    """
+    from ..report import report_on_run, report_on_store, write_chain_report, write_report
+    from ..run_store import read_run
+
+    if is_chain(source, force_field, temperature, system):
+        topology, record = read_structure(molecule).topology, read_run(source)
+        if topology.getNumAtoms() != record.positions_nm.shape[1]:
+            raise ValueError(
+                f"{source} is a chain of {record.positions_nm.shape[1]} atoms, {molecule} has "
+                f"{topology.getNumAtoms()}: name the molecule of the chain"
+            )
+        of_chain = report_on_run(record, _ramachandran(topology))
+        write_chain_report(of_chain, out)
+        click.echo(f"verdict  {of_chain.verdict}")
+    else:
+        store, target = read_stored(molecule, source, force_field, temperature, system)
+        potential, angles = reduced_potential(target), _ramachandran(target.topology)
+        report = report_on_store(store, potential, angles, target=target)
+        write_report(report, out)
+        click.echo(f"verdict  {report.verdict}")
+    click.echo(f"{out} and {out.with_suffix('.json')} written")
+
+
+def _ramachandran(topology: Topology) -> tuple[Dihedral, Dihedral] | None:
+    """Phi and psi of the first residues that have them; None where there are none."""
+    try:
+        return read_angle("phi", topology), read_angle("psi", topology)
+    except click.UsageError:
+        return None
