@@ -1,4 +1,4 @@
-"""The free-energy difference of phi from biased dynamics, with its error from blocks of time.
+"""Free-energy differences of phi and psi from biased dynamics, with its error from blocks of time.
 
     python benchmarks/reference_free_energy.py --frames alanine_frames
 
@@ -15,15 +15,34 @@ from pathlib import Path
 import numpy as np
 
 from openmm_tbg.analysis import effective_sample_size
-from openmm_tbg.frames import load_frames
-from openmm_tbg.reference import ALANINE_PHI
+from openmm_tbg.frames import Frames, load_frames
+from openmm_tbg.reference import ALANINE_PHI, ALANINE_PSI
 from openmm_tbg.torsions import dihedral
 
 N_BOOTSTRAP = 1000
 
 
-def difference(rare: np.ndarray, rest: np.ndarray) -> float:
-    return float(-np.log(rare.sum() / rest.sum()))
+def difference(
+    frames: Frames, first: np.ndarray, second: np.ndarray, blocks_ps: list[float]
+) -> dict:
+    """-ln P(first) / P(second) with its error for each length of the blocks, in kT."""
+    weights = np.exp(frames.log_weights - frames.log_weights.max())
+    errors = {}
+    for block_ps in blocks_ps:
+        length = round(block_ps / frames.metadata["interval_ps"])
+        n_blocks = len(weights) // length
+        sums = [
+            (weights * part)[: n_blocks * length].reshape(n_blocks, length).sum(axis=1)
+            for part in (first, second)
+        ]
+        drawn = np.random.default_rng(0).integers(n_blocks, size=(N_BOOTSTRAP, n_blocks))
+        values = -np.log(sums[0][drawn].sum(axis=1) / sums[1][drawn].sum(axis=1))
+        errors[f"{block_ps:g} ps"] = round(float(values.std()), 4)
+    value = -np.log(weights[first].sum() / weights[second].sum())
+    return {
+        "free_energy_difference": round(float(value), 4),
+        "standard_error_by_block_length": errors,
+    }
 
 
 def main() -> None:
@@ -33,33 +52,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     frames = load_frames(options.frames)
-    log_weights = frames.log_weights
-    weights = np.exp(log_weights - log_weights.max())
-    phi = dihedral(frames.positions_nm.astype(np.float64), ALANINE_PHI)
+    positions_nm = frames.positions_nm.astype(np.float64)
+    phi, psi = (dihedral(positions_nm, angle) for angle in (ALANINE_PHI, ALANINE_PSI))
     rare = (phi > 0) & (phi < 2)
-    interval_ps = frames.metadata["interval_ps"]
-    errors = {}
-    for block_ps in options.block_ps:
-        length = round(block_ps / interval_ps)
-        n_blocks = len(phi) // length
-        blocks = [
-            (weights[rows] * part[rows]).reshape(n_blocks, length).sum(axis=1)
-            for rows in [slice(n_blocks * length)]
-            for part in (rare, ~rare)
-        ]
-        rng = np.random.default_rng(0)
-        drawn = rng.integers(n_blocks, size=(N_BOOTSTRAP, n_blocks))
-        values = -np.log(blocks[0][drawn].sum(axis=1) / blocks[1][drawn].sum(axis=1))
-        errors[f"{block_ps:g} ps"] = round(float(values.std()), 4)
-    visits = np.count_nonzero(np.diff(rare.astype(int)))
+    helical = (phi < 0) & (psi > np.radians(-120)) & (psi < np.radians(60))
+    extended = (phi < 0) & ~helical
     result = {
         "quantity": "-ln P(0 < phi < 2) / P(rest), kT",
-        "free_energy_difference": round(difference(weights[rare], weights[~rare]), 4),
-        "standard_error_by_block_length": errors,
+        **difference(frames, rare, ~rare, options.block_ps),
+        "helical": {
+            "quantity": "-ln P(helical) / P(extended) at phi < 0, helical -120 < psi < 60, kT",
+            **difference(frames, helical, extended, options.block_ps),
+        },
         "frames": len(phi),
-        "nanoseconds": len(phi) * interval_ps / 1000,
-        "crossings": int(visits),
-        "effective_sample_size_of_weights": round(float(effective_sample_size(log_weights)), 3),
+        "nanoseconds": len(phi) * frames.metadata["interval_ps"] / 1000,
+        "crossings": int(np.count_nonzero(np.diff(rare.astype(int)))),
+        "effective_sample_size_of_weights": round(effective_sample_size(frames.log_weights), 3),
     }
     print(json.dumps(result, indent=1))
     if options.out:

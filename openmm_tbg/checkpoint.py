@@ -25,6 +25,7 @@ from .molecule import Molecule
 
 METADATA_KEY = "openmm_tbg"
 FORMAT_VERSION = 2
+UNITS = "nm, nats, 3(N-1)-dimensional mean-free subspace"
 WEIGHT, GEOMETRY = "weight.", "geometry."
 
 
@@ -53,6 +54,11 @@ class ModelCard:
     measured: dict[str, Any]
     commit: str
     licence: str = "MIT"
+
+    @classmethod
+    def from_dict(cls, description: dict[str, Any]) -> ModelCard:
+        """The card that `asdict` gave."""
+        return cls(**description | {"force_field": tuple(description["force_field"])})
 
 
 @dataclass(frozen=True)
@@ -97,55 +103,73 @@ class TrainedModel:
         tensors = {GEOMETRY + name: values for name, values in arrays.items()}
         tensors |= {WEIGHT + name: values.contiguous() for name, values in self.weights.items()}
         description = {
-            "version": FORMAT_VERSION,
-            "units": "nm, nats, 3(N-1)-dimensional mean-free subspace",
             "card": asdict(self.card),
             "molecule": self.molecule.to_dict(),
             "encoding": asdict(self.encoding),
             "grid": asdict(self.grid),
             **describe(self.architecture),
         }
-        partial = path.with_suffix(".partial")
-        save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(description)})
-        partial.chmod(0o644)
-        os.replace(partial, path)
-        return file_sha256(path)
+        return write_model_file(path, description, tensors)
 
     @classmethod
     def load(cls, path: Path) -> TrainedModel:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: if the file is truncated, or is not a model of this library.
+            ValueError: if the file is truncated, or is no model of one molecule.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}): install or copy it again") from error
-        if METADATA_KEY not in metadata:
-            raise ValueError(f"{path} is no model of openmm_tbg: choose one that it has trained")
-        description = json.loads(metadata[METADATA_KEY])
-        if description["version"] != FORMAT_VERSION:
+        description, tensors = read_model_file(path)
+        if "molecule" not in description:
             raise ValueError(
-                f"{path} has format version {description['version']}, this openmm_tbg reads "
-                f"{FORMAT_VERSION}: install the openmm_tbg that wrote it"
+                f"{path} holds a model of many molecules: say of which one by a sequence"
             )
-        card, encoding = description["card"], description["encoding"]
+        encoding = description["encoding"]
         return cls(
-            card=ModelCard(**card | {"force_field": tuple(card["force_field"])}),
+            card=ModelCard.from_dict(description["card"]),
             molecule=Molecule.from_dict(description["molecule"]),
             encoding=AtomEncoding(
                 tuple(encoding["labels"]), encoding["n_labels"], tuple(encoding.get("blocks", ()))
             ),
             geometry=ReferenceGeometry(
-                **{k: v.numpy() for k, v in _with_prefix(tensors, GEOMETRY).items()}
+                **{k: v.numpy() for k, v in with_prefix(tensors, GEOMETRY).items()}
             ),
             architecture=from_description(description),
             grid=TimeGrid(**description["grid"]),
-            weights=_with_prefix(tensors, WEIGHT),
+            weights=with_prefix(tensors, WEIGHT),
         )
+
+
+def write_model_file(path: Path, description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Write a safetensors file with a description, whole or not at all; return its sha256."""
+    header = {"version": FORMAT_VERSION, "units": UNITS} | description
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(header)})
+    partial.chmod(0o644)
+    os.replace(partial, path)
+    return file_sha256(path)
+
+
+def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description and the tensors that `write_model_file` wrote.
+
+    Raises:
+        ValueError: if the file is truncated, of another version, or no model of this library.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): install or copy it again") from error
+    if METADATA_KEY not in metadata:
+        raise ValueError(f"{path} is no model of openmm_tbg: choose one that it has trained")
+    description = json.loads(metadata[METADATA_KEY])
+    if description["version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {description['version']}, this openmm_tbg reads "
+            f"{FORMAT_VERSION}: install the openmm_tbg that wrote it"
+        )
+    return description, tensors
 
 
 def file_sha256(path: Path) -> str:
@@ -154,5 +178,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, under what is left of their names."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -15,6 +15,9 @@ from .flow import ContinuousFlow, LogProbError, Positions64, Rows, Scalars64
 from .models import find_model, registered_models
 from .molecule import Molecule
 from .proposals import LogKeep, Proposals
+from .transferable_model import TransferableModel
+
+SEQUENCE_MARK = "#"  # between the file of a model of many molecules and the sequence of one
 
 
 class BoltzmannGenerator:
@@ -29,7 +32,8 @@ class BoltzmannGenerator:
 
     Args:
         model: weights and what they know.
-        reference: registered name or absolute path, from which to load the generator again.
+        reference: registered name or absolute path, from which to load the generator again; of a
+            model of many molecules with the sequence behind it, as in "dipeptides#KS".
         sha256: digest of the model's file.
         device: "cpu", or "cuda" and the like.
 
@@ -54,13 +58,29 @@ class BoltzmannGenerator:
 
     @classmethod
     def from_pretrained(
-        cls, name: str, topology: Topology, device: str = "cpu"
+        cls,
+        name: str,
+        topology: Topology | None = None,
+        device: str = "cpu",
+        *,
+        sequence: str | None = None,
     ) -> BoltzmannGenerator:
         """A model that comes with the package, for the molecule of an OpenMM topology.
 
+        A model of many molecules takes a `sequence`, as `dipeptide` does, and lists the atoms in
+        that order; `match_dipeptide` brings others into it.
+
+        Args:
+            name: of a registered model.
+            topology: the molecule.
+            device: "cpu", or "cuda" and the like.
+            sequence: one-letter codes of a dipeptide, if the model is one of many molecules.
+
         Raises:
             ValueError: if there is no such model, its file has changed, `topology` is another
-                molecule or in another order of atoms, or `device` is not there.
+                molecule or in another order of atoms, the model does not know the `sequence`, or
+                `device` is not there.
+            TypeError: if neither `topology` nor `sequence` is given.
 
         Example:
             >>> from openmm_tbg.reference import alanine_dipeptide
@@ -73,21 +93,36 @@ class BoltzmannGenerator:
             >>> bool(np.abs(again.log_q - proposals.log_q).max() < 0.1)
             True
         """
-        return cls._load(find_model(name), name, topology, device)
+        return cls._load(find_model(name), name, topology, device, sequence)
 
     @classmethod
     def from_checkpoint(
-        cls, path: Path, topology: Topology, device: str = "cpu"
+        cls,
+        path: Path,
+        topology: Topology | None = None,
+        device: str = "cpu",
+        *,
+        sequence: str | None = None,
     ) -> BoltzmannGenerator:
         """A model from a file of one's own; arguments and errors as in `from_pretrained`."""
-        return cls._load(path, str(path.resolve()), topology, device)
+        return cls._load(path, str(path.resolve()), topology, device, sequence)
 
     @classmethod
     def _load(
-        cls, path: Path, reference: str, topology: Topology, device: str
+        cls,
+        path: Path,
+        reference: str,
+        topology: Topology | None,
+        device: str,
+        sequence: str | None,
     ) -> BoltzmannGenerator:
-        model = TrainedModel.load(path)
-        model.molecule.require_same(topology)
+        if topology is None and sequence is None:
+            raise TypeError("give the topology of the molecule, or the sequence of a dipeptide")
+        model = _load_model(path, sequence)
+        if topology is not None:
+            model.molecule.require_same(topology)
+        if sequence is not None:
+            reference = f"{reference}{SEQUENCE_MARK}{sequence}"
         return cls(model, reference, file_sha256(path), device)
 
     @property
@@ -191,12 +226,13 @@ def load_generator(reference: str, sha256: str) -> BoltzmannGenerator:
         RuntimeError: if `reference` names no registered model, the file is not there, or it is not
             the one of the stored run.
     """
-    if not Path(reference).is_absolute() and reference not in registered_models():
+    name, _, sequence = reference.partition(SEQUENCE_MARK)
+    if not Path(name).is_absolute() and name not in registered_models():
         raise RuntimeError(
             f"the stored run used the generator {reference!r}, which no file holds: build it again "
             "as for that run, and give it to openmm_tbg.move.register_generator first"
         )
-    path = Path(reference) if Path(reference).is_absolute() else find_model(reference)
+    path = Path(name) if Path(name).is_absolute() else find_model(name)
     if not path.exists():
         raise RuntimeError(f"the model of the stored run is missing at {path}: put it back there")
     if file_sha256(path) != sha256:
@@ -205,7 +241,13 @@ def load_generator(reference: str, sha256: str) -> BoltzmannGenerator:
             "put that one back, or start a new run"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return BoltzmannGenerator(TrainedModel.load(path), reference, sha256, device)
+    return BoltzmannGenerator(_load_model(path, sequence or None), reference, sha256, device)
+
+
+def _load_model(path: Path, sequence: str | None) -> TrainedModel:
+    if sequence is None:
+        return TrainedModel.load(path)
+    return TransferableModel.load(path).for_sequence(sequence)
 
 
 def _require_device(device: str) -> None:

@@ -66,7 +66,7 @@ def assembled(sequence: str) -> tuple[app.Topology, Frame]:
     Raises:
         ValueError: as `dipeptide` does.
     """
-    _require_sequence(sequence)
+    require_sequence(sequence)
     first, second = (PeptideBuilder.Geometry.geometry(letter) for letter in sequence)
     second.phi, second.psi_im1 = EXTENDED_PHI_DEGREES, EXTENDED_PSI_DEGREES
     heavy = PeptideBuilder.initialize_res(first)
@@ -104,7 +104,12 @@ def warn_of_first_proline(sequence: str) -> None:
         )
 
 
-def _require_sequence(sequence: str) -> None:
+def require_sequence(sequence: str) -> None:
+    """Refuse what is no dipeptide.
+
+    Raises:
+        ValueError: for anything but two one-letter codes of the 20 amino acids.
+    """
     unknown = [letter for letter in sequence if letter.upper() not in AMINO_ACIDS]
     if unknown:
         raise ValueError(

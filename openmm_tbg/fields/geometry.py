@@ -55,13 +55,30 @@ class ReferenceGeometry:
             distances += np.sqrt(square)
         mean = _class_average(distances / len(centred), classes)
         mean_square = _class_average(squares / len(centred), classes)
+        return cls.from_moments(
+            molecule, encoding, mean, np.sqrt(np.maximum(mean_square - mean**2, 0.0))
+        )
+
+    @classmethod
+    def from_moments(
+        cls,
+        molecule: Molecule,
+        encoding: AtomEncoding,
+        distance_mean: Pairs,
+        distance_sd: Pairs,
+    ) -> ReferenceGeometry:
+        """The geometry that has these moments of distances, in nm; they fix the covariance.
+
+        With $c$ the projector on the mean-free subspace, the covariance is
+        $-\\frac{1}{6} c \\langle d^2 \\rangle c$ (classical scaling).
+        """
         centring = np.eye(molecule.n_atoms) - 1 / molecule.n_atoms
         return cls(
             one_hot=encoding.one_hot(),
-            graph_distances=graph_distances,
-            covariance=centring @ (-mean_square / 6) @ centring,
-            distance_mean=mean,
-            distance_sd=np.sqrt(np.maximum(mean_square - mean**2, 0.0)),
+            graph_distances=molecule.topological_distances(),
+            covariance=centring @ (-(distance_mean**2 + distance_sd**2) / 6) @ centring,
+            distance_mean=distance_mean,
+            distance_sd=distance_sd,
             stereocentres=_right_handed(molecule),
         )
 

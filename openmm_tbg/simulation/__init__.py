@@ -7,6 +7,7 @@ from .dynamics import Dynamics, repartition_hydrogen_mass
 from .metadynamics import learn_bias
 from .packed import simulate_packed
 from .packing import PackedSystem, pack
+from .uncharged import uncharged_frames
 from .walkers import simulate
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "repartition_hydrogen_mass",
     "simulate",
     "simulate_packed",
+    "uncharged_frames",
 ]

@@ -1,0 +1,93 @@
+"""Files whose format is what their ending says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from openmm.app import Topology
+
+    from ..arrays import Positions
+
+TABLES = ("json", "csv")
+FRAMES = ("pdb", "xtc", "dcd", "npz")
+
+
+class OutputFile(click.Path):
+    """A file to be written, with one of some endings, in a folder that is there."""
+
+    name = "file"
+
+    def __init__(self, *endings: str) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+        self.endings = endings
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path, checked before any work is done."""
+        path = Path(value)
+        if path.suffix.removeprefix(".") not in self.endings:
+            names = ", ".join(f".{ending}" for ending in self.endings)
+            self.fail(f"{str(path)!r}: name a file that ends in one of {names}", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"{str(path.parent)!r} is no folder: make it first", param, ctx)
+        return path
+
+
+class OutputFolder(click.Path):
+    """A folder that a run makes, or goes on with."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path, checked before any work is done."""
+        path = Path(value)
+        if path.exists() and not path.is_dir():
+            self.fail(f"{str(path)!r} is a file: name a folder", param, ctx)
+        return path
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
+    """Write figures, as CSV, or with what they are about as JSON (null for what is not finite)."""
+    from ..frames import write_atomically
+
+    if path.suffix == ".json":
+        plain = _without_infinities({"about": about, "rows": rows})
+        text = json.dumps(plain, indent=1, allow_nan=False) + "\n"
+    else:
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        text = table.getvalue()
+    write_atomically(path, text.encode())
+
+
+def write_frames(path: Path, topology: Topology, positions_nm: Positions) -> None:
+    """Write configurations as PDB, XTC (to 0.001 nm), DCD or NumPy arrays."""
+    import mdtraj
+    import numpy as np
+
+    if path.suffix == ".npz":
+        np.savez(path, positions_nm=positions_nm)
+        return
+    mdtraj.Trajectory(positions_nm, mdtraj.Topology.from_openmm(topology)).save(str(path))
+
+
+def _without_infinities(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {key: _without_infinities(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_without_infinities(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value

@@ -1,0 +1,125 @@
+"""The free energy of a region of a dihedral angle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from .command import Command
+from .formats import TABLES, OutputFile, write_rows
+from .inputs import ExistingFolder, molecule_argument, read_structure, target_options
+from .weighing import read_weighted
+
+if TYPE_CHECKING:
+    from openmm.app import Topology
+
+    from ..arrays import Mask, Positions
+    from ..torsions import Dihedral
+
+
+@click.command("free-energy", cls=Command)
+@molecule_argument
+@click.argument("source", type=ExistingFolder)
+@click.option(
+    "--angle",
+    default="phi",
+    show_default=True,
+    help="phi, psi, or four atoms such as 4,6,8,14, counted from 0.",
+)
+@click.option(
+    "--inside",
+    type=(float, float),
+    default=(0.0, 114.6),
+    show_default=True,
+    metavar="LOW HIGH",
+    help="Region of the angle in degrees, between -180 and 180.",
+)
+@click.option("--out", type=OutputFile(*TABLES), help="File for the figure.")
+@target_options
+def command(
+    molecule: str,
+    source: Path,
+    angle: str,
+    inside: tuple[float, float],
+    out: Path | None,
+    force_field: tuple[str, ...],
+    temperature: float | None,
+    system: Path | None,
+) -> None:
+    """Free energy in kT of a region of an angle less that of all the rest.
+
+    SOURCE is a folder of `sample`, whose proposals are weighed, or of `mcmc`, whose states are
+    counted.
+    """
+    from ..free_energy import free_energy_difference, free_energy_difference_of_chain
+    from ..run_store import read_run
+    from ..store import ProposalStore
+
+    if not -180 <= inside[0] < inside[1] <= 180:
+        raise click.UsageError(
+            f"--inside {inside[0]:g} {inside[1]:g}: give -180 <= LOW < HIGH <= 180"
+        )
+    atoms = read_angle(angle, read_structure(molecule).topology)
+    try:
+        ProposalStore(source)
+    except FileNotFoundError:
+        if force_field or temperature or system:
+            raise click.UsageError(
+                f"{source} is no folder of proposals, and a chain has the target that it was run "
+                "with: leave --force-field, --temperature and --system out"
+            ) from None
+        found = free_energy_difference_of_chain(
+            _region(read_run(source).positions_nm, atoms, inside)
+        )
+    else:
+        weighted = read_weighted(molecule, source, force_field, temperature, system)
+        rows = _region(weighted.proposals.positions_nm, atoms, inside) & weighted.proposals.passes
+        rest = ~rows & weighted.proposals.passes
+        found = free_energy_difference(weighted.log_weights, rows, rest)
+    region = f"{inside[0]:g} < {angle} < {inside[1]:g} degrees"
+    click.echo(f"F({region}) - F(rest) = {found}")
+    if out is not None:
+        write_rows(out, [{"region": region} | asdict(found)], {"source": str(source)})
+        click.echo(f"{out} written")
+
+
+def read_angle(angle: str, topology: Topology) -> Dihedral:
+    """The atoms of phi or psi of the first residue that has it, or those that are listed.
+
+    Raises:
+        UsageError: There is no such angle.
+    """
+    import mdtraj
+
+    n_atoms = topology.getNumAtoms()
+    if angle in ("phi", "psi"):
+        frame = mdtraj.Trajectory([[[0.0] * 3] * n_atoms], mdtraj.Topology.from_openmm(topology))
+        compute = mdtraj.compute_phi if angle == "phi" else mdtraj.compute_psi
+        indices, _ = compute(frame)
+        if not len(indices):
+            raise click.UsageError(f"--angle {angle}: no residue has one; give four atoms")
+        atoms = tuple(int(atom) for atom in indices[0])
+    else:
+        parts = angle.split(",")
+        if not all(part.isdigit() for part in parts):
+            raise click.UsageError(f"--angle {angle!r}: give phi, psi or atoms such as 4,6,8,14")
+        atoms = tuple(int(part) for part in parts)
+    if len(set(atoms)) != 4 or len(atoms) != 4 or max(atoms) >= n_atoms:
+        raise click.UsageError(
+            f"--angle {angle}: give four different atoms from 0 to {n_atoms - 1}"
+        )
+    first, second, third, fourth = atoms
+    return first, second, third, fourth
+
+
+def _region(positions_nm: Positions, atoms: Dihedral, inside: tuple[float, float]) -> Mask:
+    import numpy as np
+
+    from ..torsions import dihedral
+
+    degrees = np.degrees(dihedral(positions_nm, atoms))
+    within: Mask = (degrees > inside[0]) & (degrees < inside[1])
+    return within

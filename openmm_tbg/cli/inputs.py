@@ -1,0 +1,299 @@
+"""What commands read: a molecule, its target and its model, and the options that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    import openmm
+    from openmm.app import Topology
+
+    from ..arrays import Positions
+    from ..checkpoint import ModelCard, TrainedModel
+    from ..generator import BoltzmannGenerator
+    from ..potential import ReducedPotential
+    from ..reference import ReferenceSystem
+
+F = TypeVar("F", bound=Callable[..., Any])
+ExistingFile = click.Path(exists=True, dir_okay=False, path_type=Path)
+ExistingFolder = click.Path(exists=True, file_okay=False, path_type=Path)
+
+ALANINE = "alanine-dipeptide"
+STRUCTURE_FILES = (".pdb", ".cif")
+MODEL_FILE = ".safetensors"
+
+
+def molecule_argument(function: F) -> F:
+    """The molecule that a command is about."""
+    return click.argument("molecule")(function)
+
+
+def target_options(function: F) -> F:
+    """Another target than the one that the model was trained for."""
+    for option in (
+        click.option(
+            "--temperature",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="K",
+            help="Temperature in K; that of the model if not given.",
+        ),
+        click.option(
+            "--system",
+            type=ExistingFile,
+            help="OpenMM System as XML, without constraints, in place of a force field.",
+        ),
+        click.option(
+            "--force-field",
+            multiple=True,
+            metavar="XML",
+            help="Force-field file of OpenMM, repeated for each; else those of the model.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def model_options(function: F) -> F:
+    """The model, and where it runs."""
+    for option in (
+        click.option(
+            "--device", default="cpu", show_default=True, help="Of the model: cpu, cuda, cuda:1."
+        ),
+        click.option(
+            "--model",
+            metavar="NAME|FILE",
+            help="Registered name or .safetensors file; else one that knows the molecule.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def source_argument(function: F) -> F:
+    """A folder of proposals."""
+    return click.argument("proposals", type=ExistingFolder)(function)
+
+
+def seed_option(function: F) -> F:
+    """Origin of random numbers."""
+    option = click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=1,
+        show_default=True,
+        help="Origin of all random numbers.",
+    )
+    return option(function)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A molecule, where its runs may start, and the force field that it takes if none is given."""
+
+    name: str
+    topology: Topology
+    starts_nm: Positions
+    force_field: tuple[str, ...] = ()
+    temperature_K: float | None = None
+
+    def as_trained(self, card: ModelCard) -> Structure:
+        """The same with force field and temperature of a model's training data."""
+        return replace(self, force_field=card.force_field, temperature_K=card.temperature_K)
+
+
+def read_structure(molecule: str) -> Structure:
+    """A molecule by the name of a reference, its sequence, or a file of its structure.
+
+    Raises:
+        UsageError: It is none of these.
+        ValueError: The file cannot be read, or there is no such dipeptide.
+    """
+    if molecule == ALANINE:
+        from ..reference import alanine_dipeptide
+
+        return _of_reference(molecule, alanine_dipeptide())
+    path = Path(molecule)
+    if path.suffix.lower() in STRUCTURE_FILES:
+        return _of_file(path)
+    if path.exists() or not molecule.isalpha():
+        raise click.UsageError(
+            f"molecule {molecule!r} is neither {ALANINE!r}, a sequence such as KS, nor a file that "
+            f"ends in {' or '.join(STRUCTURE_FILES)}"
+        )
+    from ..peptides import dipeptide
+
+    return _of_reference(molecule, dipeptide(molecule))
+
+
+def model_file(model: str) -> Path:
+    """The file of a registered name, or the one that is named.
+
+    Raises:
+        ValueError: There is none, or it has changed.
+    """
+    from ..models import find_model
+
+    path = Path(model)
+    if path.suffix != MODEL_FILE:
+        return find_model(model)
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such model; openmm-tbg models list names some")
+    return path
+
+
+def read_model(model: str) -> TrainedModel:
+    """The model of a registered name or a file; errors as in `model_file`."""
+    from ..checkpoint import TrainedModel
+
+    return TrainedModel.load(model_file(model))
+
+
+def read_generator(model: str | None, structure: Structure, device: str) -> BoltzmannGenerator:
+    """The model of a name or file, or the one that comes with the package and knows the molecule.
+
+    Raises:
+        ValueError: There is none.
+    """
+    from ..generator import BoltzmannGenerator
+    from ..models import registered_models
+
+    if model is not None and Path(model).suffix == MODEL_FILE:
+        return BoltzmannGenerator.from_checkpoint(model_file(model), structure.topology, device)
+    if model is not None:
+        return BoltzmannGenerator.from_pretrained(model, structure.topology, device)
+    reasons = []
+    for name in registered_models():
+        try:
+            return BoltzmannGenerator.from_pretrained(name, structure.topology, device)
+        except ValueError as error:
+            reasons.append(f"{name}: {error}")
+    raise ValueError(
+        f"no model that comes with the package knows {structure.name} ({'; '.join(reasons)}); "
+        "give --model, or train one with openmm-tbg train"
+    )
+
+
+def read_target(
+    structure: Structure,
+    force_field: tuple[str, ...],
+    temperature_K: float | None,
+    system: Path | None,
+) -> ReferenceSystem:
+    """The target: the given System or force field of the structure's molecule.
+
+    Raises:
+        ValueError: The force field does not know the molecule, the System is of another one, or it
+            is not supported.
+        UsageError: Force field or temperature are known from nowhere.
+    """
+    from ..potential import require_supported
+    from ..reference import ReferenceSystem
+
+    if system is not None and force_field:
+        raise click.UsageError("--system and --force-field exclude each other: give one of them")
+    temperature_K = temperature_K or structure.temperature_K
+    force_field = force_field or structure.force_field
+    if temperature_K is None:
+        raise click.UsageError(
+            f"the temperature of {structure.name} is unknown: give --temperature"
+        )
+    if system is not None:
+        made = _read_system(system)
+        names: tuple[str, ...] = (system.name,)
+    elif force_field:
+        made = _made_by(force_field, structure)
+        names = force_field
+    else:
+        raise click.UsageError(
+            f"the force field of {structure.name} is unknown: give --force-field or --system"
+        )
+    require_supported(made, structure.topology.getNumAtoms())
+    return ReferenceSystem(structure.topology, made, structure.starts_nm, temperature_K, names)
+
+
+def reduced_potential(target: ReferenceSystem) -> ReducedPotential:
+    """Reduced potential of a target."""
+    import openmm
+    from openmm import unit
+    from openmmtools.states import ThermodynamicState
+
+    from ..potential import ReducedPotential
+
+    state = ThermodynamicState(target.system, target.temperature_K * unit.kelvin)
+    integrator = openmm.VerletIntegrator(0.001)
+    return ReducedPotential(state, state.create_context(integrator, energy_platform(target.system)))
+
+
+def energy_platform(system: openmm.System) -> openmm.Platform:
+    """The CPU platform on one thread for a CustomGBForce, which Reference is slow at; else that."""
+    import openmm
+
+    has_custom_gb = any(isinstance(force, openmm.CustomGBForce) for force in system.getForces())
+    platform = openmm.Platform.getPlatformByName("CPU" if has_custom_gb else "Reference")
+    if has_custom_gb:
+        platform.setPropertyDefaultValue("Threads", "1")
+    return platform
+
+
+def _made_by(force_field: tuple[str, ...], structure: Structure) -> openmm.System:
+    from openmm import app
+
+    try:
+        known = app.ForceField(*force_field)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"force field {' + '.join(force_field)}: {error}; name files that come with OpenMM, or "
+            "paths"
+        ) from error
+    except Exception as error:  # whatever a parser of XML stumbles over
+        raise ValueError(f"{' or '.join(force_field)} is no force field ({error})") from error
+    return known.createSystem(
+        structure.topology,
+        nonbondedMethod=app.NoCutoff,
+        constraints=None,
+        removeCMMotion=False,
+    )
+
+
+def _of_reference(name: str, reference: ReferenceSystem) -> Structure:
+    return Structure(
+        name,
+        reference.topology,
+        reference.starts_nm,
+        reference.force_field,
+        reference.temperature_K,
+    )
+
+
+def _of_file(path: Path) -> Structure:
+    import numpy as np
+    from openmm import app, unit
+
+    if not path.exists():
+        raise click.UsageError(f"{path}: there is no such file")
+    try:
+        read = app.PDBFile(str(path)) if path.suffix.lower() == ".pdb" else app.PDBxFile(str(path))
+        frames = [read.getPositions(True, k) for k in range(read.getNumFrames())]
+    except Exception as error:  # OpenMM raises whatever its parsing stumbles over
+        raise ValueError(f"{path} is no structure that OpenMM can read ({error})") from error
+    starts_nm = np.array([frame.value_in_unit(unit.nanometer) for frame in frames])
+    return Structure(path.name, read.topology, starts_nm)
+
+
+def _read_system(path: Path) -> openmm.System:
+    import openmm
+
+    try:
+        system = openmm.XmlSerializer.deserialize(path.read_text())
+    except (openmm.OpenMMException, UnicodeDecodeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no XML of OpenMM ({error}): write it with openmm.XmlSerializer.serialize"
+        ) from error
+    if not isinstance(system, openmm.System):
+        raise ValueError(f"{path} holds a {type(system).__name__}: give the XML of a System")
+    return system

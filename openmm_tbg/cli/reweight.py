@@ -1,0 +1,86 @@
+"""What the weights of proposals say about a target."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import rich_click as click
+
+from .command import Command
+from .formats import TABLES, OutputFile, write_rows
+from .inputs import molecule_argument, source_argument, target_options
+from .weighing import Weighted, read_weighted
+
+
+@click.command("reweight", cls=Command)
+@molecule_argument
+@source_argument
+@click.option("--out", type=OutputFile(*TABLES), help="File for the figures.")
+@click.option(
+    "--export",
+    type=OutputFile("npz"),
+    help="File for positions_nm, log_q, u and log_weights of all proposals.",
+)
+@target_options
+def command(
+    molecule: str,
+    proposals: Path,
+    out: Path | None,
+    export: Path | None,
+    force_field: tuple[str, ...],
+    temperature: float | None,
+    system: Path | None,
+) -> None:
+    """Weigh PROPOSALS of MOLECULE against a target: that of their model, or any other.
+
+    One energy for each proposal, and no simulation.
+    """
+    from ..analysis import effective_sample_size, independence_acceptance, pareto_k
+    from ..free_energy import average, log_normalising_constant
+
+    found = read_weighted(molecule, proposals, force_field, temperature, system)
+    weights = found.log_weights
+    estimates = {
+        "ln Z": log_normalising_constant(weights),
+        "average of u / kT": average(weights, found.u),
+    }
+    target = found.target
+    n, share = len(weights), effective_sample_size(weights)
+    click.echo(
+        f"target                  {' + '.join(target.force_field)}, {target.temperature_K:g} K"
+    )
+    click.echo(
+        f"effective sample size   {share:.2%} of {n} proposals, {share * n:.1f}, none clipped"
+    )
+    click.echo(f"Pareto k                {pareto_k(weights):.2f} (trust weights below 0.7)")
+    click.echo(f"Metropolis acceptance   {independence_acceptance(weights):.2%}")
+    for name, estimate in estimates.items():
+        click.echo(f"{name:23s} {estimate}")
+    if out is not None:
+        rows = [{"quantity": name} | asdict(each) for name, each in estimates.items()]
+        about = {
+            "force_field": target.force_field,
+            "temperature_K": target.temperature_K,
+            "effective_sample_size": share,
+            "pareto_k": pareto_k(weights),
+            "acceptance": independence_acceptance(weights),
+        }
+        write_rows(out, rows, about)
+        click.echo(f"{out} written")
+    if export is not None:
+        _export(export, found)
+        click.echo(f"{export} written")
+
+
+def _export(path: Path, found: Weighted) -> None:
+    import numpy as np
+
+    drawn = found.proposals
+    np.savez(
+        path,
+        positions_nm=drawn.positions_nm,
+        log_q=drawn.log_q,
+        u=found.u,
+        log_weights=found.log_weights,
+    )
