@@ -64,8 +64,7 @@ def generator() -> GaussianGenerator:
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget all that copies share; netCDF4 crashes where a file is opened before the last is."""
     gc.collect()
-    monkeypatch.setattr(move_module, "_POOLS", {})
-    monkeypatch.setattr(move_module, "_GENERATORS", {})
+    oracles.forget_moves(monkeypatch)
 
 
 def create(kind: type[MultiStateSampler], move: MCMCMove, file: Path) -> MultiStateSampler:
