@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .encoding import AtomEncoding
@@ -20,6 +19,7 @@ from .fields.denoiser import Denoiser
 from .fields.egnn import EGNN
 from .fields.geometry import ReferenceGeometry
 from .flow import ContinuousFlow
+from .frames import write_atomically
 from .grid import TimeGrid
 from .molecule import Molecule
 
@@ -142,10 +142,7 @@ class TrainedModel:
 def write_model_file(path: Path, description: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """Write a safetensors file with a description, whole or not at all; return its sha256."""
     header = {"version": FORMAT_VERSION, "units": UNITS} | description
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(header)})
-    partial.chmod(0o644)
-    os.replace(partial, path)
+    write_atomically(path, save(tensors, {METADATA_KEY: json.dumps(header)}))
     return file_sha256(path)
 
 

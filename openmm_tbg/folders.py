@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import zarr
 
 
 def make_whole(
@@ -37,6 +38,37 @@ def make_whole(
                 raise FileExistsError(
                     f"{path} is there and no {what}: choose another folder"
                 ) from error
+
+
+def create_column(
+    group: zarr.Group,
+    name: str,
+    row: tuple[int, ...],
+    chunk: int,
+    dtype: str,
+    n_chunks: int = 0,
+    fill_value: int | float = 0,
+) -> None:
+    """Make an array in which no chunk of rows is written yet.
+
+    Args:
+        group: Where it belongs.
+        name: What it is called.
+        row: Shape of a row.
+        chunk: Rows in each chunk, which is one file.
+        dtype: Of its numbers.
+        n_chunks: Chunks that it has from the beginning.
+        fill_value: What is read where nothing is written.
+    """
+    group.create_array(
+        name,
+        shape=(n_chunks * chunk, *row),
+        chunks=(chunk, *row),
+        dtype=dtype,
+        fill_value=fill_value,
+        compressors=None,  # noise does not compress
+        chunk_key_encoding={"name": "default", "separator": "."},  # no folder for each chunk
+    )
 
 
 def digest_of(description: object, columns: Iterable[np.ndarray]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +21,13 @@ from .potential import ReducedPotential, require_supported
 from .proposals import ProposalGenerator, ProposalPool, Proposals
 from .tally import MoveSummary, Tally
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 # openmmtools copies a move for each thermodynamic state and again at each iteration, through
 # __getstate__ and __setstate__ only. What copies share lives here for the whole process.
 _GENERATORS: dict[tuple[str, str], ProposalGenerator] = {}
 _POOLS: dict[str, ProposalPool] = {}
+_N_DRAWN: defaultdict[str, int] = defaultdict(int)  # also by processes before this one
 
 
 class TBGMove(MCMCMove):  # type: ignore[misc]
@@ -107,12 +109,17 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
 
     @property
     def statistics(self) -> dict[str, int | float]:
-        """Counts over all applications, by the names of the attributes of `Tally`."""
-        return self._tally.to_dict()
+        """Counts over all applications, by the names of the attributes of `Tally`.
+
+        `n_drawn` is the number of proposals that all copies of the move have drawn.
+        """
+        return self._tally.to_dict() | {"n_drawn": _N_DRAWN[self._pool_id]}
 
     @statistics.setter
     def statistics(self, counts: Mapping[str, int | float]) -> None:
         self._tally = Tally.from_dict(counts)
+        # What other ranks and processes drew is only known from what they counted.
+        _N_DRAWN[self._pool_id] = max(_N_DRAWN[self._pool_id], int(counts["n_drawn"]))
 
     def summary(self) -> MoveSummary:
         """Acceptance, causes of rejection, effective sample size, cost and advice; print it."""
@@ -154,6 +161,7 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
         centre = current.mean(axis=0)
         log_weight_current = self._log_weight_current(potential, current)
         proposals = pool.take(self.n_proposals)
+        _N_DRAWN[self._pool_id] += self.n_proposals
         u = proposals.reduced_potentials(lambda centred_nm: potential(centred_nm + centre))
         log_weights_proposed = log_weights(u, proposals.log_q, proposals.passes)
 
@@ -200,7 +208,7 @@ class TBGMove(MCMCMove):  # type: ignore[misc]
         return _POOLS[self._pool_id]
 
     def _new_pool(self, generator: ProposalGenerator) -> ProposalPool:
-        n_drawn = self._tally.n_proposed
+        n_drawn = _N_DRAWN[self._pool_id]
         return ProposalPool(generator, self.batch_size, self.seed, n_drawn, self.batches_ahead)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -40,10 +40,10 @@ class MCMCRun:
 
     What is random: NumPy's global stream, from which moves of openmmtools draw, is set for each
     block by `seed` and its number, and is left as it was found. A `TBGMove` goes on from its own
-    seed and the number of proposals it has used; OpenMM's integrators seed themselves. So no
-    random number serves twice and the law of the chain is the same however often it was
-    interrupted, but its numbers are the same only for a chain without integrators that ran in one
-    piece.
+    seed and the number of proposals that its copies have used; OpenMM's integrators seed
+    themselves. So no random number serves twice and the law of the chain is the same however often
+    it was interrupted, but its numbers are the same only for a chain without integrators that ran
+    in one piece.
 
     A checkpoint holds the move in YAML, as openmmtools does, which can run code when the chain goes
     on: do that in folders you trust. Reading a folder runs nothing.

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
-from .folders import digest_of, make_whole
+from .folders import create_column, digest_of, make_whole
 from .frames import exclusive, write_atomically
 from .run_record import COUNTS, RunRecord
 
@@ -217,14 +217,8 @@ def _allocate(manifest: dict[str, Any], path: Path) -> None:
     n_atoms = len(manifest["topology"]["atoms"]["name"])
     shapes = ((n_atoms, 3), (), (), (len(COUNTS),))
     for name, row in zip(COLUMNS, shapes, strict=True):
-        group.create_array(
-            name,
-            shape=(0, *row),
-            chunks=(manifest["block_size"], *row),
-            dtype="int64" if name == "counts" else "float64",
-            compressors=None,  # noise does not compress
-            chunk_key_encoding={"name": "default", "separator": "."},  # no folder for each block
-        )
+        dtype = "int64" if name == "counts" else "float64"
+        create_column(group, name, row, manifest["block_size"], dtype)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import numpy as np
 import zarr
 
 from .arrays import Mask
-from .folders import digest_of, make_whole
+from .folders import create_column, digest_of, make_whole
 from .progress import progress_bar
 from .proposals import ProposalGenerator, Proposals
 from .shown import Shown
@@ -283,12 +283,4 @@ def _allocate(manifest: dict[str, Any], path: Path) -> None:
         ("cause", (), "int8", batch_size, -1),
         ("sha256", (32,), "uint8", 1, 0),
     ):
-        group.create_array(
-            name,
-            shape=(n_batches * chunk, *row),
-            chunks=(chunk, *row),
-            dtype=dtype,
-            fill_value=unwritten,
-            compressors=None,  # noise does not compress
-            chunk_key_encoding={"name": "default", "separator": "."},  # no folder for each batch
-        )
+        create_column(group, name, row, chunk, dtype, n_batches, unwritten)

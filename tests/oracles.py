@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import openmm
+import pytest
 from jaxtyping import Float64
 from openmm import unit
 from openmmtools.cache import ContextCache
 from openmmtools.states import SamplerState, ThermodynamicState
 
+from openmm_tbg import move
 from openmm_tbg.arrays import Cause, Causes, Frame, Positions
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.proposals import Proposals
@@ -124,6 +127,13 @@ def sampler_state(positions_nm: Frame = FRAME, velocities: bool = True) -> Sampl
 
 def positions_nm(state: SamplerState) -> Frame:
     return np.array(state.positions.value_in_unit(unit.nanometer))
+
+
+def forget_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget all that copies of moves share, as in a process that has just started."""
+    monkeypatch.setattr(move, "_POOLS", {})
+    monkeypatch.setattr(move, "_GENERATORS", {})
+    monkeypatch.setattr(move, "_N_DRAWN", defaultdict(int))
 
 
 def mean_free_normal(n: int, rng: np.random.Generator) -> Positions:

@@ -178,7 +178,6 @@ def test_reweight_is_that_of_the_library(folder: Path) -> None:
     assert found["rows"][0]["value"] == pytest.approx(log_normalising_constant(weights).value)
 
 
-<<<<<<< HEAD
 def test_free_energy_of_proposals_is_the_known_one(folder: Path) -> None:
     line = ["free-energy", "hooh.pdb", "drawn", "--system", "system.xml", *REGION]
     answer = run(folder, *line, "--out", "f.json")  # the temperature is that of the model's card
@@ -216,6 +215,23 @@ def test_chain_goes_on_where_it_stopped_and_its_states_are_counted(folder: Path)
 
 SIMULATE = "simulate hooh.pdb --out frames --walkers 2 --interval 0.02 --equilibration 0.2".split()  # noqa: SIM905
 SIMULATE += TARGET
+
+
+def test_the_report_of_a_chain_is_that_of_its_record(folder: Path) -> None:
+    line = [*CHAIN, "--out", "reported", "--proposals", "2"]
+    assert run(folder, *line, "--block-size", "2", "--iterations", "4").exit_code == 0
+    record = read_run(folder / "reported")
+    answer = run(folder, "report", "hooh.pdb", "reported", "--out", "chain.html")
+    assert answer.exit_code == 0, answer.output
+    found = json.loads((folder / "chain.json").read_text())
+    assert found["n_accepted"] == record.n_accepted.sum()
+    assert found["fates"]["bond graph"] == record.n_rejected(Cause.BOND_GRAPH).sum() / 8
+    assert "verdict  do not trust" in answer.stdout
+    answer = run(folder, "report", "alanine-dipeptide", "reported", "--out", "other.html")
+    assert "is a chain of 4 atoms, alanine-dipeptide has" in answer.stderr
+    answer = run(folder, "report", "hooh.pdb", "reported", *TARGET, "--out", "other.html")
+    assert "leave --force-field, --temperature and --system out" in answer.stderr
+    assert not (folder / "other.html").exists()
 
 
 def test_simulate_goes_on_bit_for_bit_and_refuses_another_simulation(inputs: Path) -> None:
@@ -286,11 +302,12 @@ def test_adapt_measures_its_gain_and_goes_on_where_it_stopped(folder: Path) -> N
     sample = ["sample", "hooh.pdb", "--model", str(model), "-n", "2", "--out", "drawn_of_adapted"]
     assert run(folder, *sample).exit_code == 0
     assert "(settings differ)" in run(folder, *command, "--seed", "2").stderr
-=======
+
+
 def test_report_is_that_of_the_library(folder: Path) -> None:
-    answer = run(folder, "report", "chiral.pdb", "drawn", *TARGET, "--out", "page.html")
+    answer = run(folder, "report", "hooh.pdb", "drawn", *TARGET, "--out", "page.html")
     assert answer.exit_code == 0, answer.output
-    run(folder, "reweight", "chiral.pdb", "drawn", *TARGET, "--out", "same.json")
+    run(folder, "reweight", "hooh.pdb", "drawn", *TARGET, "--out", "same.json")
     found = json.loads((folder / "page.json").read_text())
     same = json.loads((folder / "same.json").read_text())
     for name in ("effective_sample_size", "pareto_k", "acceptance"):
@@ -299,31 +316,6 @@ def test_report_is_that_of_the_library(folder: Path) -> None:
     assert found["provenance"]["temperature"] == "300 K"
     assert f"verdict  {found['verdict']}" in answer.stdout
     assert (folder / "page.html").read_text().endswith("</html>\n")
-
-
-def test_mcmc_goes_on_where_it_stopped(folder: Path) -> None:
-    chain = ["mcmc", "chiral.pdb", "--model", "tiny.safetensors", *TARGET, "--out", "chain"]
-    chain += ["--block-size", "2", "--local-steps", "2", "--proposals", "2"]
-    answer = run(folder, *chain, "--iterations", "2")
-    assert answer.exit_code == 0, answer.output
-    first = read_run(folder / "chain").positions_nm
-    answer = run(folder, *chain, "--iterations", "4")
-    assert "4 iterations" in answer.stdout
-    np.testing.assert_array_equal(read_run(folder / "chain").positions_nm[:2], first)
-    record = read_run(folder / "chain")
-    assert len(record) == 4
-    answer = run(folder, "report", "chiral.pdb", "chain", "--out", "chain.html")
-    assert answer.exit_code == 0, answer.output
-    found = json.loads((folder / "chain.json").read_text())
-    assert found["n_accepted"] == record.n_accepted.sum()
-    assert found["fates"]["chirality"] == record.n_rejected(Cause.CHIRALITY).sum() / 8
-    assert "verdict  do not trust" in answer.stdout
-    answer = run(folder, "report", "KS", "chain", "--out", "other.html")
-    assert "is a chain of 5 atoms, KS has" in answer.stderr
-    answer = run(folder, "report", "chiral.pdb", "chain", *TARGET, "--out", "other.html")
-    assert "leave --force-field, --temperature and --system out" in answer.stderr
-    assert not (folder / "other.html").exists()
->>>>>>> report
 
 
 def test_a_written_configuration_gives_the_same_command(folder: Path) -> None:
@@ -356,7 +348,6 @@ WRONG = [
     ("sample KB --out d", 1, "none of the 20 amino acids"),
     ("sample ks --out d", 1, "write 'KS' for L-amino acids"),
     ("sample KSA --out d", 1, "has 3 amino acids where 2 are needed"),
-<<<<<<< HEAD
     ("sample hooh.pdb --out d", 1, "give --model, or train one"),
     ("sample hooh.pdb --out d --model gone.safetensors", 1, "there is no such model"),
     ("sample hooh.pdb --out d --model alanin", 1, "nearest: alanine-dipeptide"),
@@ -367,31 +358,15 @@ WRONG = [
     ("reweight hooh.pdb .", 1, "no store of proposals"),
     ("reweight alanine-dipeptide drawn", 1, "22 atoms where the molecule has 4"),
     ("reweight hooh.pdb drawn --temperature 0", 2, "0.0 is not in the range x>0"),
+    ("report hooh.pdb drawn", 2, "Missing option '--out'"),
+    ("report hooh.pdb drawn --out a.pdf", 2, "ends in one of .html"),
+    ("report hooh.pdb drawn --out no/a.html", 2, "'no' is no folder: make it first"),
+    ("report hooh.pdb . --out d.html", 1, "no run"),
+    ("report alanine-dipeptide drawn --out d.html", 1, "atoms where the molecule has 4"),
     ("simulate hooh.pdb --out d", 2, "the temperature of hooh.pdb is unknown"),
     ("simulate hooh.pdb --out d --temperature 9", 2, "give --force-field or --system"),
     ("reweight hooh.pdb drawn --system gone.xml", 2, "'gone.xml' does not exist"),
     ("reweight hooh.pdb drawn --temperature 9 --system notes.txt", 1, "is no XML of OpenMM"),
-=======
-    ("sample chiral.pdb --out d", 1, "give --model, or train one"),
-    ("sample chiral.pdb --out d --model gone.safetensors", 1, "there is no such model"),
-    ("sample chiral.pdb --out d --model alanin", 1, "nearest: alanine-dipeptide"),
-    ("sample chiral.pdb --out d --model alanine-dipeptide", 1, "choose a model of this molecule"),
-    ("sample chiral.pdb --out d --model tiny.safetensors --device cuda", 1, "use device='cpu'"),
-    ("reweight chiral.pdb", 2, "Missing argument 'PROPOSALS'"),
-    ("reweight chiral.pdb gone", 2, "'gone' does not exist"),
-    ("reweight chiral.pdb .", 1, "no store of proposals"),
-    ("reweight KS drawn", 1, "atoms where the molecule has 5"),
-    ("reweight chiral.pdb drawn --temperature 0", 2, "0.0 is not in the range x>0"),
-    ("report chiral.pdb drawn", 2, "Missing option '--out'"),
-    ("report chiral.pdb drawn --out a.pdf", 2, "ends in one of .html"),
-    ("report chiral.pdb drawn --out no/a.html", 2, "'no' is no folder: make it first"),
-    ("report chiral.pdb . --out d.html", 1, "no run"),
-    ("report KS drawn --out d.html", 1, "atoms where the molecule has 5"),
-    ("simulate chiral.pdb --out d", 2, "the temperature of chiral.pdb is unknown"),
-    ("simulate chiral.pdb --out d --temperature 9", 2, "give --force-field or --system"),
-    ("reweight chiral.pdb drawn --system gone.xml", 2, "'gone.xml' does not exist"),
-    ("reweight chiral.pdb drawn --temperature 9 --system notes.txt", 1, "is no XML of OpenMM"),
->>>>>>> report
     (
         "reweight hooh.pdb drawn --temperature 9 --system system.xml --force-field a.xml",
         2,

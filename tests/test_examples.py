@@ -102,3 +102,30 @@ def test_train_dipeptides(tmp_path: Path) -> None:
     generator = BoltzmannGenerator.from_checkpoint(out, sequence="GA")
     assert generator.card.training["n_steps"] == 8
     assert np.isfinite(generator.evaluate(assembled("GA")[1][None]).log_q).all()
+
+
+def test_alanine_replica_exchange(tmp_path: Path) -> None:
+    """The ladders get the same number of force evaluations, and those with the flow proposals."""
+    smaller = (
+        "import alanine_replica_exchange as ladder, numpy as np; "
+        "print('trips', ladder.round_trips(np.array([[0, 2, 1, 0, 2, 0], [2, 1, 2, 1, 0, 2]]).T)); "
+        "ladder.BATCH, ladder.FLOW_STEPS, ladder.EQUILIBRATION_STEPS = 2, 2000, 100; "
+        "ladder.main()"
+    )
+    out = tmp_path / "ladders.json"
+    size = ["--iterations", "2", "--proposals", "1", "--store", tmp_path / "proposals"]
+    run = subprocess.run(
+        [sys.executable, "-c", smaller, *size, "--out", out],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=EXAMPLES,
+    )
+    record = json.loads(out.read_text())
+    assert "trips 3" in run.stdout
+    assert len(ProposalStore(tmp_path / "proposals").read()) == 2
+    for row, drawn in zip(record["rows"], (0, 2, 2), strict=True):
+        assert row["name"] in run.stdout
+        assert row["n_iterations"] * row["n_steps"] * len(row["temperatures_K"]) == 4000
+        assert row["seconds_of_drawing"] == drawn * record["seconds_a_proposal"]
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

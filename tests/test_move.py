@@ -33,13 +33,13 @@ from oracles import (
     GaussianGenerator,
     Spoil,
     first_coordinate,
+    forget_moves,
     harmonic_state,
     harmonic_system,
     positions_nm,
     sampler_state,
 )
 
-from openmm_tbg import move as move_module
 from openmm_tbg.arrays import Cause, Positions
 from openmm_tbg.metropolis import KERNELS
 from openmm_tbg.move import TBGMove, register_generator
@@ -437,21 +437,13 @@ def test_the_stored_state_stays_below_one_kilobyte(
     assert len(yaml.dump(utils.serialize(move))) < 1000
 
 
-@pytest.fixture
-def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget all that copies share, as in a process that has just started."""
-    monkeypatch.setattr(move_module, "_POOLS", {})
-    monkeypatch.setattr(move_module, "_GENERATORS", {})
-
-
 def test_a_new_process_finds_a_registered_generator(
-    new_process: None, state: ThermodynamicState, cache: ContextCache
+    monkeypatch: pytest.MonkeyPatch, state: ThermodynamicState, cache: ContextCache
 ) -> None:
     move = TBGMove(GaussianGenerator(), n_proposals=2, seed=15)
     before = trajectory(move, state, cache, 3)
     stored = move.__getstate__()
-    move_module._POOLS.clear()
-    move_module._GENERATORS.clear()
+    forget_moves(monkeypatch)
     restored = TBGMove.__new__(TBGMove)
     restored.__setstate__(stored)
     assert restored.statistics == stored["statistics"]
@@ -461,15 +453,38 @@ def test_a_new_process_finds_a_registered_generator(
     assert not np.isin(after, before).any()  # the same seed goes on, it does not start anew
 
 
+def test_restarts_begun_by_different_copies_share_no_proposal(
+    monkeypatch: pytest.MonkeyPatch, state: ThermodynamicState, cache: ContextCache
+) -> None:
+    """In SAMS each process may begin with the copy of another thermodynamic state."""
+    move = TBGMove(GaussianGenerator(), n_proposals=1, seed=15)
+    stored = [utils.serialize(copy.deepcopy(move)) for _ in range(4)]
+    frames = []
+    for begins in range(4):
+        forget_moves(monkeypatch)
+        register_generator(GaussianGenerator())
+        copies = [utils.deserialize(each) for each in stored]
+        frames.append(trajectory(copies[begins], state, cache, 4))
+        stored = [utils.serialize(each) for each in copies]
+    assert len(np.unique(np.concatenate(frames)[:, 0, 0])) == 16
+
+
+def test_proposals_of_other_ranks_count(state: ThermodynamicState, cache: ContextCache) -> None:
+    """openmmtools tells each rank what the moves of the others have counted, and stores rank 0."""
+    idle, busy = (TBGMove(GaussianGenerator(), n_proposals=2, seed=16) for _ in range(2))
+    untouched = copy.deepcopy(idle)
+    trajectory(busy, state, cache, 3)
+    idle.statistics = busy.statistics
+    assert untouched.__getstate__()["statistics"]["n_drawn"] == 6
+    idle.statistics = idle.statistics | {"n_drawn": 4}  # of a rank that has drawn less
+    assert idle.statistics["n_drawn"] == 6
+
+
 def test_a_new_process_loads_the_generator_once_and_late(
-    new_process: None,
-    monkeypatch: pytest.MonkeyPatch,
-    state: ThermodynamicState,
-    cache: ContextCache,
+    monkeypatch: pytest.MonkeyPatch, state: ThermodynamicState, cache: ContextCache
 ) -> None:
     stored = TBGMove(GaussianGenerator()).__getstate__()
-    move_module._POOLS.clear()
-    move_module._GENERATORS.clear()
+    forget_moves(monkeypatch)
     calls = []
 
     def load_generator(reference: str, sha256: str) -> GaussianGenerator:
@@ -491,7 +506,7 @@ def test_a_new_process_loads_the_generator_once_and_late(
 
 def test_a_state_of_another_version_is_refused() -> None:
     stored = TBGMove(GaussianGenerator()).__getstate__()
-    with pytest.raises(RuntimeError, match="has version 99, this openmm_tbg reads 2"):
+    with pytest.raises(RuntimeError, match="has version 99, this openmm_tbg reads 3"):
         TBGMove.__new__(TBGMove).__setstate__(stored | {"version": 99})
 
 
@@ -500,7 +515,7 @@ def test_statistics_can_be_set() -> None:
     counts = dict.fromkeys(move.statistics, 3) | {"seconds": 1.5}
     move.statistics = counts
     assert move.statistics == counts
-    assert len(move.statistics) == 14
+    assert len(move.statistics) == 15
 
 
 def test_replica_exchange_counts_each_state_and_shares_no_proposal(

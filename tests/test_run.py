@@ -32,7 +32,6 @@ from oracles import (
 )
 from toys import topology_of
 
-from openmm_tbg import move as move_module
 from openmm_tbg.arrays import Cause
 from openmm_tbg.move import TBGMove
 from openmm_tbg.potential import ReducedPotential
@@ -84,12 +83,7 @@ def run(tmp_path: Path, cache: ContextCache) -> MCMCRun:
 @pytest.fixture
 def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Make this process like a new one, for moves."""
-
-    def forget() -> None:
-        monkeypatch.setattr(move_module, "_GENERATORS", {})
-        monkeypatch.setattr(move_module, "_POOLS", {})
-
-    return forget
+    return partial(oracles.forget_moves, monkeypatch)
 
 
 def reduced_potentials(record: RunRecord) -> np.ndarray:

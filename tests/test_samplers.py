@@ -26,7 +26,7 @@ from openmmtools.multistate import (
 )
 from openmmtools.states import ThermodynamicState
 from oracles import GaussianGenerator, harmonic_state, harmonic_system, sampler_state
-from test_workers import environment
+from test_workers import environment, mpiexec
 
 from openmm_tbg import move as move_module
 from openmm_tbg.move import TBGMove, register_generator
@@ -64,8 +64,7 @@ def generator() -> GaussianGenerator:
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget all that copies share; netCDF4 crashes where a file is opened before the last is."""
     gc.collect()
-    monkeypatch.setattr(move_module, "_POOLS", {})
-    monkeypatch.setattr(move_module, "_GENERATORS", {})
+    oracles.forget_moves(monkeypatch)
 
 
 def create(kind: type[MultiStateSampler], move: MCMCMove, file: Path) -> MultiStateSampler:
@@ -194,3 +193,60 @@ def test_a_new_process_goes_on(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "the stored run used the generator 'toy', which no file holds" in answer.stdout
     assert "[15, 15]" in answer.stdout.splitlines(), answer.stderr
+
+
+ACROSS_RANKS = """
+import sys
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+from openmmtools import cache
+from openmmtools.multistate import MultiStateReporter, ReplicaExchangeSampler
+import oracles
+from test_samplers import CONTAINERS, N_PROPOSALS, create, flow_moves, generator
+from openmm_tbg.move import TBGMove, register_generator
+
+cache.global_context_cache = oracles.reference_cache()
+np.random.seed(7)  # all ranks alike
+folder, drawn = Path(sys.argv[1]), []
+
+
+class Recording(oracles.GaussianGenerator):
+    def propose(self, n, rng):
+        drawn.append(super().propose(n, rng))
+        return drawn[-1]
+
+
+recording = Recording(width_nm=generator().width_nm)
+if sys.argv[2] == "new":
+    move = CONTAINERS["sequence"](TBGMove(recording, N_PROPOSALS, seed=1))
+    sampler = create(ReplicaExchangeSampler, move, folder / "run.nc")
+    sampler.run()
+else:
+    register_generator(recording)
+    sampler = ReplicaExchangeSampler.from_storage(MultiStateReporter(str(folder / "run.nc")))
+    sampler.extend(2)
+counts = [next(flow_moves(move)).statistics["n_proposed"] for move in sampler.mcmc_moves]
+rows = np.concatenate([batch.positions_nm for batch in drawn])
+np.savez(folder / f"{sys.argv[2]}{MPI.COMM_WORLD.rank}.npz", rows=rows, counts=counts)
+"""
+
+
+def test_two_ranks_of_mpi_exchange_replicas_and_go_on(tmp_path: Path) -> None:
+    """Each rank propagates a replica with proposals of its own, before and after a restart."""
+    for name in ("new", "extended"):
+        mpiexec(2, "-c", ACROSS_RANKS, tmp_path, name)
+    ranks = [np.load(path) for path in sorted(tmp_path.glob("*.npz"))]
+    assert len(ranks) == 4
+    rows = np.concatenate([rank["rows"] for rank in ranks])
+    assert len(rows) == N_PROPOSALS * N_STATES * 5  # three iterations, and two
+    assert all(len(rank["rows"]) == len(ranks[2]["rows"]) for rank in ranks[2:])
+    assert len(np.unique(rows[:, 0, 0])) == len(rows)
+    for rank, n_iterations in zip(ranks, (5, 5, 3, 3), strict=True):
+        assert rank["counts"].tolist() == [N_PROPOSALS * n_iterations] * N_STATES
+    reporter = MultiStateReporter(str(tmp_path / "run.nc"), open_mode="r")
+    u_kln = np.array([reporter.read_energies(k)[0] for k in range(6)])
+    reporter.close()
+    assert np.isfinite(u_kln).all()
+    assert (np.diff(u_kln[:, range(N_STATES), range(N_STATES)], axis=0) != 0).all()

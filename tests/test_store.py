@@ -16,8 +16,7 @@ from assertions import assert_mean
 from oracles import MOLECULE, GaussianGenerator, half_space, harmonic_state, sampler_state
 from zarr.storage import LocalStore
 
-from openmm_tbg import move as move_module
-from openmm_tbg.move import TBGMove
+from openmm_tbg.move import TBGMove, register_generator
 from openmm_tbg.proposals import Proposals
 from openmm_tbg.store import COLUMNS, ProposalStore
 from openmm_tbg.stored import StoredProposals
@@ -364,14 +363,13 @@ def test_a_restored_run_goes_on_where_its_claims_end(
     move = TBGMove(stored(), n_proposals=2, seed=1)
     move.apply(state, current, context_cache=cache)
     kept = move.__getstate__()
-    monkeypatch.setattr(move_module, "_GENERATORS", {})
-    monkeypatch.setattr(move_module, "_POOLS", {})
+    oracles.forget_moves(monkeypatch)
     restored = TBGMove.__new__(TBGMove)
     restored.__setstate__(kept)
     with pytest.raises(RuntimeError, match=r"'stored proposals of toy', which no file holds"):
         restored.apply(state, current, context_cache=cache)
     again = stored()
-    move_module.register_generator(again)
+    register_generator(again)
     restored.apply(state, current, context_cache=cache)
     assert restored.statistics["n_proposed"] == 4
     rest = again.propose(BATCH - 2, np.random.default_rng(0))

@@ -16,11 +16,10 @@ from openmmtools.states import ThermodynamicState
 from oracles import FRAME, WIDTH_NM, GaussianGenerator, harmonic_state
 from test_move import assert_harmonic, hmc, trajectory
 
-from openmm_tbg import move as move_module
 from openmm_tbg.arrays import Cause, Positions, Scalars
 from openmm_tbg.generator import BoltzmannGenerator
 from openmm_tbg.metropolis import KERNELS, log_weights
-from openmm_tbg.move import TBGMove
+from openmm_tbg.move import TBGMove, register_generator
 from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.proposals import LogKeep, Proposals
 from openmm_tbg.thinning import ThinnedGenerator
@@ -216,13 +215,12 @@ def test_a_restored_move_asks_for_what_no_file_holds(monkeypatch: pytest.MonkeyP
     generator = thinned_gaussian()
     generator.generator.reference = "/models/toy.safetensors"
     stored = TBGMove(generator, n_proposals=2, seed=5).__getstate__()
-    monkeypatch.setattr(move_module, "_GENERATORS", {})
-    monkeypatch.setattr(move_module, "_POOLS", {})
+    oracles.forget_moves(monkeypatch)
     move = TBGMove.__new__(TBGMove)
     move.__setstate__(stored)
     with pytest.raises(RuntimeError, match=r"toy.safetensors', which no file holds: build it"):
         _ = move.generator
-    move_module.register_generator(generator)
+    register_generator(generator)
     assert move.generator.sha256 == generator.sha256
 
 

@@ -150,7 +150,7 @@ def mpiexec(n: int, *command: object) -> subprocess.CompletedProcess[str]:
     libraries = environment(LD_LIBRARY_PATH=str(Path(sys.prefix) / "lib"))
     return subprocess.run(
         [launcher, "-n", str(n), sys.executable, *map(str, command)],
-        env=libraries, capture_output=True, text=True, check=True, timeout=60,
+        env=libraries, capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
 
 

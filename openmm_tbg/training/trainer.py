@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..frames import write_atomically
 from .data import MoleculeFrames, centred_noise, draw_times
 from .objectives import Objective
 from .settings import Progress, TrainingSettings
@@ -244,9 +245,9 @@ class Trainer:
             "minutes": self.minutes,
             "loss": self.loss,
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_atomically(self.checkpoint, content.getvalue())
 
     def _load(self) -> None:
         state = self._read()
