@@ -2,22 +2,18 @@ r"""Whether a figure can be trusted, what speaks against it, and what to do next
 
 Every threshold of the library stands here:
 
-| measured | trust with care | do not trust |
-|---|---|---|
-| effective number of samples n | below 50 | below 10 |
-| accepted steps, crossings of a chain | below 50 | below 10 |
-| longest run of rejections, of n steps | above $n / \sqrt{50}$ | above $n / \sqrt{10}$ |
-| Pareto k of S weights above zero | above 1/2, unknown | above $\min(1 - 1/\log_{10} S, 0.7)$ |
-| overlap of states at the weakest link | | below 0.03 |
-
-- n: a standard error from n independent samples is itself uncertain by 24 % at 10 and 10 % at 50
-  (JCGM 100:2008, the "GUM", E.4.3 and table E.1). Each acceptance and crossing is one such event.
-- Runs: a state that fills a share f of a chain leaves Kish's effective number of its states at most
+- Effective number of samples, accepted steps and crossings of a chain: trust with care below 50, do
+  not trust below 10. A standard error from n independent samples is itself uncertain by 24 % at 10
+  and 10 % at 50 (JCGM 100:2008, the "GUM", E.4.3 and table E.1).
+- Longest run of rejections in n steps: with care above $n / \sqrt{50}$, not above $n / \sqrt{10}$.
+  A state that fills a share f of a chain leaves Kish's effective number of its states at most
   $1 / f^2$, which is held against the same 10 and 50.
-- k: above 1/2 the weights have no variance, so that error bars are too small; above the larger
-  threshold no average over S of them can be relied on (Vehtari et al., J. Mach. Learn. Res. 25
-  (2024) 72, section 3.2). Weights of zero are no part of the tail and do not count in S.
-- Overlap: Klimovich, Shirts & Mobley, J. Comput.-Aided Mol. Des. 29 (2015) 397.
+- Pareto k of S weights above zero: with care above 1/2 or where it is unknown, not above
+  $\min(1 - 1/\log_{10} S, 0.7)$. Above 1/2 the weights have no variance, so that error bars are too
+  small; above the larger threshold no average over S of them can be relied on (Vehtari et al., J.
+  Mach. Learn. Res. 25 (2024) 72, section 3.2).
+- Overlap of states at the weakest link: do not trust below 0.03 (Klimovich, Shirts & Mobley,
+  J. Comput.-Aided Mol. Des. 29 (2015) 397).
 """
 
 from __future__ import annotations
