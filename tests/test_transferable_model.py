@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from openmm_tbg.checkpoint import TrainedModel, read_card
 from openmm_tbg.fields.geometry import ReferenceGeometry
 from openmm_tbg.generator import BoltzmannGenerator, load_generator
 from openmm_tbg.grid import TimeGrid
+from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule
-from openmm_tbg.peptides import assembled
+from openmm_tbg.peptides import AMINO_ACIDS, FORCE_FIELD, assembled, dipeptide
 from openmm_tbg.transferable import encode_full
 from openmm_tbg.transferable_model import TransferableModel, geometry_from_moments, moments_of
 
@@ -177,3 +179,13 @@ def test_wrong_contents_are_refused() -> None:
     molecule = molecule_of("AA")
     with pytest.raises(ValueError, match="23 atoms have 253"):
         geometry_from_moments(molecule, encode_full(molecule), model().moments["AG"])
+
+
+def test_the_shipped_model_knows_every_dipeptide() -> None:
+    shipped = TransferableModel.load(find_model("dipeptides"))
+    assert set(shipped.moments) == {"".join(pair) for pair in product(AMINO_ACIDS, repeat=2)}
+    assert shipped.card.force_field == FORCE_FIELD
+    generator = BoltzmannGenerator.from_pretrained("dipeptides", sequence="KS")
+    again = BoltzmannGenerator.from_pretrained("dipeptides", dipeptide("KS").topology)
+    assert again.reference == generator.reference == "dipeptides#KS"
+    assert np.isfinite(generator.evaluate(dipeptide("KS").starts_nm[:1]).log_q).all()

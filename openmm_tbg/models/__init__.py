@@ -17,7 +17,7 @@ def registered_models() -> dict[str, str]:
 
     Example:
         >>> sorted(registered_models())
-        ['alanine-dipeptide']
+        ['alanine-dipeptide', 'dipeptides']
     """
     models: dict[str, str] = json.loads(REGISTRY.read_text())
     return models
