@@ -22,7 +22,7 @@ from openmm_tbg.reference import alanine_dipeptide
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-ENDINGS = {".py", ".typed", ".json", ".safetensors", ".html", ".js", ".txt"}  # the report has its viewer
+ENDINGS = {".py", ".typed", ".json", ".safetensors", ".html", ".js", ".txt"}
 MAX_WHEEL_BYTES = 30 * 10**6
 
 
