@@ -1,7 +1,7 @@
 """How good a model of alanine dipeptide is: figures and a picture, for each seed and together.
 
     python benchmarks/evaluate_alanine.py --model alanine-dipeptide --n 2048 --seeds 101,102,103 \
-        --frames ../shared/data/alanine_dipeptide_md.npz --held-out 256 --out /tmp/evaluation
+        --frames alanine_frames --held-out 256 --out /tmp/evaluation
 
 Each batch of proposals is written to the folder as soon as it is scored: the same call goes on
 where an earlier one was ended. Energies come from OpenMM's Reference platform in double precision.
