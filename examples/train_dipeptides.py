@@ -6,7 +6,8 @@ Run it again to go on where it stopped. The peptides of `--split` under "train" 
 learned; no other one is simulated. What
 the field has to know of a molecule beforehand, means and widths of its distances, comes from the
 force field without charges and solvent, for all 400 alike. On a GPU add `--platform CUDA
---device cuda --batch-size 256 --n-frames 100000`.
+--device cuda --batch-size 256 --n-frames 100000`, and
+`--start dipeptides` to go on from the model that ships.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from openmm_tbg.fields.denoiser import Denoiser
 from openmm_tbg.fields.geometry import ReferenceGeometry
 from openmm_tbg.frames import Frames, FrameStore, load_frames
 from openmm_tbg.grid import TimeGrid
+from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.peptides import AMINO_ACIDS, FORCE_FIELD, TEMPERATURE_K, assembled, dipeptide
 from openmm_tbg.reference import ReferenceSystem
@@ -67,6 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--platform", default="CPU")
     parser.add_argument("--of", nargs="+", default=ALL, help="dipeptides that the model will know")
     parser.add_argument("--checkpoint", type=Path, default=Path("dipeptides_training.pt"))
+    parser.add_argument("--start", help="registered model or file whose weights to start from")
     parser.add_argument("--encoding", choices=ENCODINGS, default="full")
     parser.add_argument("--hidden", type=int, default=48, help="channels of an atom")
     parser.add_argument("--layers", type=int, default=6)
@@ -222,6 +225,11 @@ def untrained(moments: dict[str, np.ndarray], options: argparse.Namespace) -> Tr
     return TransferableModel(card, options.encoding, architecture, TimeGrid(), weights, moments)
 
 
+def started(start: str) -> TransferableModel:
+    path = Path(start)
+    return TransferableModel.load(path if path.exists() else find_model(start))
+
+
 def commit() -> str:
     answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     return answer.stdout.strip() or "unknown"
@@ -233,7 +241,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU; float32 on a CPU
     split = json.loads(options.split.read_text())
     train = all_frames(split["train"], "train", options)
-    model = untrained(all_moments(options), options)
+    model = started(options.start) if options.start else untrained(all_moments(options), options)
     settings = TrainingSettings(
         n_steps=options.steps,
         batch_size=options.batch_size,
@@ -243,7 +251,8 @@ def main() -> None:
     tasks = tasks_of(model, train, options)
     trainer = Trainer(tasks, settings, options.checkpoint)
     trainer.run(lambda progress: print(progress, flush=True), options.every, options.minutes)
-    training = asdict(trainer.settings) | {"minutes": trainer.minutes, "torch": torch.__version__}
+    training = asdict(trainer.settings) | {"minutes": trainer.minutes, "start": options.start}
+    training |= {"torch": torch.__version__}
     weights = {k: v.detach().cpu() for k, v in trainer.averaged_field().state_dict().items()}
     card = replace(model.card, training=training)
     print(f"{options.out}: sha256 {replace(model, card=card, weights=weights).save(options.out)}")

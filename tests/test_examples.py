@@ -89,18 +89,19 @@ def test_train_dipeptides(tmp_path: Path) -> None:
     options += ["--n-frames", "16", "--n-walkers", "2", "--equilibration-ps", "0.02"]
     options += ["--interval-ps", "0.01", "--batch-size", "4", "--every", "4", "--out", out]
     options += ["--hidden", "8", "--layers", "2", "--checkpoint", tmp_path / "run.pt"]
-    for steps in ("4", "8"):
+    again = ["--start", out, "--checkpoint", tmp_path / "again.pt"]
+    for steps, also in (("4", []), ("8", []), ("6", again)):
         run = subprocess.run(
-            [sys.executable, "-c", smaller, *options, "--steps", steps],
+            [sys.executable, "-c", smaller, *options, "--steps", steps, *also],
             capture_output=True,
             text=True,
             check=True,
             cwd=EXAMPLES,
         )
         assert f"step {steps} of {steps}" in run.stdout
-    assert "step 4 of" not in run.stdout
+        assert ("step 4 of" in run.stdout) == (steps != "8")
     generator = BoltzmannGenerator.from_checkpoint(out, sequence="GA")
-    assert generator.card.training["n_steps"] == 8
+    assert generator.card.training["start"] == str(out)
     assert np.isfinite(generator.evaluate(assembled("GA")[1][None]).log_q).all()
 
 
