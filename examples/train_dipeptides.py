@@ -13,6 +13,7 @@ force field without charges and solvent, for all 400 alike. On a GPU add `--plat
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import logging
@@ -26,17 +27,23 @@ import torch
 logging.getLogger("pymbar").setLevel(logging.ERROR)  # its banner on missing JAX
 
 import openmm
-from openmm import app
 
 from openmm_tbg.checkpoint import ModelCard
 from openmm_tbg.fields.architecture import DenoiserArchitecture
 from openmm_tbg.fields.denoiser import Denoiser
 from openmm_tbg.fields.geometry import ReferenceGeometry
-from openmm_tbg.frames import Frames, FrameStore, load_frames
+from openmm_tbg.frames import Frames, FrameStore, load_frames, write_atomically
 from openmm_tbg.grid import TimeGrid
 from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule
-from openmm_tbg.peptides import AMINO_ACIDS, FORCE_FIELD, TEMPERATURE_K, assembled, dipeptide
+from openmm_tbg.peptides import (
+    AMINO_ACIDS,
+    FORCE_FIELD,
+    TEMPERATURE_K,
+    assembled,
+    dipeptide,
+    system_of,
+)
 from openmm_tbg.reference import ReferenceSystem
 from openmm_tbg.simulation import Dynamics, simulate_packed, uncharged_frames
 from openmm_tbg.training import (
@@ -47,6 +54,7 @@ from openmm_tbg.training import (
     Trainer,
     TrainingSettings,
 )
+from openmm_tbg.training.single import averaged_weights
 from openmm_tbg.transferable import ENCODINGS
 from openmm_tbg.transferable_model import TransferableModel, geometry_from_moments, moments_of
 
@@ -95,17 +103,10 @@ def uncharged(sequence: str, folder: Path) -> np.ndarray:
             topology, system_of(topology), frame, TEMPERATURE_K,
             n_frames=N_UNCHARGED, seed=ALL.index(sequence) + 1,
         )  # fmt: skip
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, frames.astype(np.float32))
-        partial.replace(path)
+        content = io.BytesIO()
+        np.save(content, frames.astype(np.float32))
+        write_atomically(path, content.getvalue())
     return np.load(path).astype(np.float64)
-
-
-def system_of(topology: app.Topology):
-    return app.ForceField(*FORCE_FIELD).createSystem(
-        topology, nonbondedMethod=app.NoCutoff, constraints=None, removeCMMotion=False
-    )
 
 
 def reference(sequence: str, options: argparse.Namespace) -> ReferenceSystem:
@@ -165,10 +166,9 @@ def all_moments(options: argparse.Namespace) -> dict[str, np.ndarray]:
     path = options.data / f"moments_{options.encoding}.npz"
     if not path.exists():
         moments = {sequence: moments_of(geometry(sequence, options)) for sequence in options.of}
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **moments)
-        partial.replace(path)
+        content = io.BytesIO()
+        np.savez_compressed(content, **moments)
+        write_atomically(path, content.getvalue())
     with np.load(path) as stored:
         return dict(stored)
 
@@ -253,9 +253,9 @@ def main() -> None:
     trainer.run(lambda progress: print(progress, flush=True), options.every, options.minutes)
     training = asdict(trainer.settings) | {"minutes": trainer.minutes, "start": options.start}
     training |= {"torch": torch.__version__}
-    weights = {k: v.detach().cpu() for k, v in trainer.averaged_field().state_dict().items()}
     card = replace(model.card, training=training)
-    print(f"{options.out}: sha256 {replace(model, card=card, weights=weights).save(options.out)}")
+    trained = replace(model, card=card, weights=averaged_weights(trainer))
+    print(f"{options.out}: sha256 {trained.save(options.out)}")
 
 
 if __name__ == "__main__":

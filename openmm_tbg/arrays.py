@@ -26,3 +26,8 @@ class Cause(IntEnum):
     ENERGY_NOT_FINITE = 3
     METROPOLIS = 4
     THINNED = 5
+
+    @property
+    def label(self) -> str:
+        """The name to read, such as "bond graph"."""
+        return self.name.lower().replace("_", " ")

@@ -152,26 +152,33 @@ def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         ValueError: if the file is truncated, of another version, or no model of this library.
     """
+    description = read_description(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return description, tensors
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The description alone, without the tensors; errors as in `read_model_file`."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): install or copy it again") from error
     if METADATA_KEY not in metadata:
         raise ValueError(f"{path} is no model of openmm_tbg: choose one that it has trained")
-    description = json.loads(metadata[METADATA_KEY])
+    description: dict[str, Any] = json.loads(metadata[METADATA_KEY])
     if description["version"] != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {description['version']}, this openmm_tbg reads "
             f"{FORMAT_VERSION}: install the openmm_tbg that wrote it"
         )
-    return description, tensors
+    return description
 
 
 def read_card(path: Path) -> ModelCard:
     """The card of a model of one molecule or of many; errors as in `read_model_file`."""
-    return ModelCard.from_dict(read_model_file(path)[0]["card"])
+    return ModelCard.from_dict(read_description(path)["card"])
 
 
 def file_sha256(path: Path) -> str:

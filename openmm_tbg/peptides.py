@@ -49,9 +49,7 @@ def dipeptide(sequence: str) -> ReferenceSystem:
     """
     topology, frame = assembled(sequence)
     warn_of_first_proline(sequence)
-    system = _force_field().createSystem(
-        topology, nonbondedMethod=app.NoCutoff, constraints=None, removeCMMotion=False
-    )
+    system = system_of(topology)
     frames = [frame]
     if sequence[1] != "P":
         _, second = topology.residues()
@@ -108,6 +106,13 @@ def phi_of_dipeptide(topology: app.Topology) -> Dihedral:
         {atom.name: atom.index for atom in residue.atoms()} for residue in topology.residues()
     )
     return first["C"], second["N"], second["CA"], second["C"]
+
+
+def system_of(topology: app.Topology) -> openmm.System:
+    """AMBER ff14SB with OBC1 solvent, without cutoff and constraints, as `dipeptide` has it."""
+    return _force_field().createSystem(
+        topology, nonbondedMethod=app.NoCutoff, constraints=None, removeCMMotion=False
+    )
 
 
 def warn_of_first_proline(sequence: str) -> None:

@@ -75,7 +75,7 @@ class Proposals(Shown):
     def _facts(self) -> dict[str, object]:
         counts = {cause: int((self.cause == cause).sum()) for cause in Cause}
         return {"rows": len(self), "atoms": self.positions_nm.shape[1]} | {
-            "pass" if cause == Cause.NONE else cause.name.lower().replace("_", " "): count
+            "pass" if cause == Cause.NONE else cause.label: count
             for cause, count in counts.items()
             if count or cause == Cause.NONE
         }

@@ -152,10 +152,7 @@ class MoveSummary:
         return Verdict(doubts)
 
     def __str__(self) -> str:
-        rejected = ", ".join(
-            f"{cause.name.lower().replace('_', ' ')} {share:.1%}"
-            for cause, share in self.rejected.items()
-        )
+        rejected = ", ".join(f"{cause.label} {share:.1%}" for cause, share in self.rejected.items())
         return (
             f"proposals               {self.n_proposed}\n"
             f"acceptance              {self.acceptance:.2%} of steps\n"

@@ -16,6 +16,7 @@ from .checkpoint import (
     WEIGHT,
     ModelCard,
     TrainedModel,
+    read_description,
     read_model_file,
     with_prefix,
     write_model_file,
@@ -136,7 +137,7 @@ class TransferableModel:
 
 def is_transferable(path: Path) -> bool:
     """Whether a file holds a model of many molecules; errors as in `read_model_file`."""
-    return ENCODING_KEY in read_model_file(path)[0]
+    return ENCODING_KEY in read_description(path)
 
 
 def sequence_of(topology: Topology) -> str:

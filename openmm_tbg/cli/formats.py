@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,11 +55,12 @@ class OutputFolder(click.Path):
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
     """Write figures, as CSV, or with what they are about as JSON (null for what is not finite)."""
+    from ..evaluation.record import plain
     from ..frames import write_atomically
 
     if path.suffix == ".json":
-        plain = _without_infinities({"about": about, "rows": rows})
-        text = json.dumps(plain, indent=1, allow_nan=False) + "\n"
+        content = plain({"about": about, "rows": rows})
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     else:
         table = io.StringIO()
         writer = csv.DictWriter(table, list(rows[0]))
@@ -83,15 +83,3 @@ def write_frames(path: Path, topology: Topology, positions_nm: Positions) -> Non
 
 def _cell(value: Any) -> Any:
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-
-def _without_infinities(value: Any) -> Any:
-    match value:
-        case Mapping():
-            return {key: _without_infinities(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_without_infinities(item) for item in value]
-        case float() if not math.isfinite(value):
-            return None
-        case _:
-            return value

@@ -57,7 +57,7 @@ def command(
     click.echo(f"pass the filters        {drawn.passes.mean():.1%}")
     for cause in (Cause.BOND_GRAPH, Cause.CHIRALITY):
         share = (drawn.cause == cause).mean()
-        click.echo(f"{f'fail {cause.name.lower()}'.replace('_', ' '):23s} {share:.1%}")
+        click.echo(f"{f'fail {cause.label}':23s} {share:.1%}")
     if export is not None:
         write_frames(export, structure.topology, drawn.positions_nm[drawn.passes])
         click.echo(f"{export} written: the proposals that pass, not weighted")

@@ -76,10 +76,7 @@ def report_on_run(
         u_kT=record.u,
         accepted=record.n_accepted > 0,
         fates={"accepted": n_accepted / n_proposed}
-        | {
-            cause.name.lower().replace("_", " "): int(record.n_rejected(cause).sum()) / n_proposed
-            for cause in causes
-        },
+        | {cause.label: int(record.n_rejected(cause).sum()) / n_proposed for cause in causes},
         n_steps=n_steps,
         n_accepted=n_accepted,
         longest_run=longest,

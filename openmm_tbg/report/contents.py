@@ -111,7 +111,7 @@ def report_on_store(
     weights = log_weights(u, proposals.log_q, proposals.passes)
     cause = np.where(proposals.passes & ~np.isfinite(u), Cause.ENERGY_NOT_FINITE, proposals.cause)
     fates = {"passes": float((cause == Cause.NONE).mean())} | {
-        each.name.lower().replace("_", " "): float((cause == each).mean())
+        each.label: float((cause == each).mean())
         for each in (Cause.BOND_GRAPH, Cause.CHIRALITY, Cause.ENERGY_NOT_FINITE, Cause.THINNED)
     }
     everything = {"the target": weights > -math.inf}

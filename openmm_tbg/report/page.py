@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from openmm.app import Element
 
 from ..citations import Citation
+from ..evaluation.record import plain
 from ..frames import write_atomically
 from ..verdict import Verdict, to_a_tenth
 from .chain import ChainReport
@@ -73,7 +74,7 @@ def write_chain_report(report: ChainReport, path: Path) -> None:
 
     Args and errors are those of `write_report`.
     """
-    plain = {
+    figures_of_chain = {
         "n_iterations": len(report.u_kT),
         "verdict": str(report.verdict.trust),
         "doubts": _doubts(report.verdict),
@@ -92,10 +93,10 @@ def write_chain_report(report: ChainReport, path: Path) -> None:
         if report.angles is not None:
             pictures["angles"] = _inline(plot_angles(report.angles), "Phi and psi of each state")
             pictures["phi"] = _inline(plot_phi(report.angles[:, 0]), "Phi along the chain")
-    _write(path, "chain.html", {"report": report, "pictures": pictures}, plain)
+    _write(path, "chain.html", {"report": report, "pictures": pictures}, figures_of_chain)
 
 
-def _write(path: Path, template: str, context: dict[str, Any], plain: dict[str, Any]) -> None:
+def _write(path: Path, template: str, context: dict[str, Any], content: dict[str, Any]) -> None:
     path = Path(path)
     if path.suffix != ".html":
         raise ValueError(f"path is {path}: give a name that ends in .html")
@@ -109,8 +110,8 @@ def _write(path: Path, template: str, context: dict[str, Any], plain: dict[str, 
     )
     page = environment.get_template(template).render(context)
     write_atomically(path, page.encode())
-    content = json.dumps(plain, indent=1, allow_nan=False)
-    write_atomically(path.with_suffix(".json"), (content + "\n").encode())
+    text = json.dumps(content, indent=1, allow_nan=False)
+    write_atomically(path.with_suffix(".json"), (text + "\n").encode())
 
 
 def _doubts(verdict: Verdict) -> list[dict[str, str]]:
@@ -126,18 +127,18 @@ def _citations(citations: Sequence[Citation]) -> dict[str, str]:
 
 def figures(report: Report) -> dict[str, Any]:
     """The figures of a report as plain values; None where a number is not finite."""
-    plain = {
+    found: dict[str, Any] = {
         "n_proposals": len(report.log_weights),
         "verdict": str(report.verdict.trust),
         "doubts": _doubts(report.verdict),
         "effective_sample_size": report.effective_sample_size,
         "acceptance": report.acceptance,
-        "pareto_k": _finite(report.pareto_k),
+        "pareto_k": report.pareto_k,
         "fates": dict(report.fates),
         "free_energies": {
             name: {
                 "value": each.value,
-                "error": _finite(each.error),
+                "error": each.error,
                 "estimator": each.estimator,
                 "n": list(each.n),
                 "n_effective": each.n_effective,
@@ -150,8 +151,9 @@ def figures(report: Report) -> dict[str, Any]:
         "citations": _citations(report.citations),
     }
     if report.states is not None:
-        plain["overlap"] = report.states.overlap.tolist()
-    return plain
+        found["overlap"] = report.states.overlap.tolist()
+    values: dict[str, Any] = plain(found)
+    return values
 
 
 def _pictures(report: Report) -> dict[str, Markup]:
@@ -197,7 +199,3 @@ def _structures(report: Report) -> dict[str, Any]:
         "frames": (ANGSTROMS_PER_NM * frames).round(3).tolist(),
         "shares": shares.tolist(),
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

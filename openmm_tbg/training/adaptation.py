@@ -45,6 +45,7 @@ from .data import MoleculeFrames
 from .newton import StiffTerms
 from .objectives import Objective, ResidualMatching, VelocityMatching
 from .settings import Progress, TrainingSettings
+from .single import averaged_weights
 from .trainer import Task, Trainer
 
 FEWEST_USABLE = 16  # proposals that a round can learn from
@@ -212,8 +213,8 @@ class _Run:
         task = Task(self._objective(generator), frames[rows[~back]], frames[rows[back]])
         trainer = Trainer([task], self.settings.training, path.with_suffix(".pt"))
         trainer.run(report)
-        weights = {k: v.detach().cpu() for k, v in trainer.averaged_field().state_dict().items()}
-        replace(generator.model, card=self._card(models, power), weights=weights).save(path)
+        card, weights = self._card(models, power), averaged_weights(trainer)
+        replace(generator.model, card=card, weights=weights).save(path)
 
     def _objective(self, generator: BoltzmannGenerator) -> Objective:
         network = generator.model.field().requires_grad_(True).to(generator.device)

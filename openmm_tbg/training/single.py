@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..checkpoint import ModelCard, TrainedModel
 from ..encoding import AtomEncoding
@@ -97,5 +98,10 @@ def trained_model(
     """
     training = asdict(trainer.settings) | {"minutes": trainer.minutes} | (also or {})
     training |= {"torch": torch.__version__}
-    weights = {k: v.detach().cpu() for k, v in trainer.averaged_field().state_dict().items()}
-    return replace(model, card=replace(model.card, training=training), weights=weights)
+    card = replace(model.card, training=training)
+    return replace(model, card=card, weights=averaged_weights(trainer))
+
+
+def averaged_weights(trainer: Trainer) -> dict[str, Tensor]:
+    """The averaged weights of a run, as a model keeps them."""
+    return {k: v.detach().cpu() for k, v in trainer.averaged_field().state_dict().items()}

@@ -236,7 +236,7 @@ class Trainer:
         state = {
             "settings": asdict(self.settings),
             "field": self.fields[0].state_dict(),
-            "average": self.averaged_field().state_dict(),
+            "average": self.average.module.state_dict(),
             "n_averaged": self.average.n_averaged,
             "time_weights": self.weights.mean_square,
             "optimizer": self.optimizer.state_dict(),
