@@ -135,7 +135,7 @@ def draw(angles: np.ndarray, proposed: np.ndarray, path: Path) -> None:
     axes.set(xlim=(-180, 180), ylim=(-180, 180), aspect="equal")
     axes.set_xticks(range(-180, 181, 60))
     axes.set_yticks(range(-180, 181, 60))
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside lower center", ncols=2)  # off the points
     figure.savefig(path, dpi=150)
 
 

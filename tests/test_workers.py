@@ -147,7 +147,11 @@ def mpiexec(n: int, *command: object) -> subprocess.CompletedProcess[str]:
     launcher = Path(sys.prefix) / "bin" / "mpiexec"
     if not launcher.exists():
         pytest.skip("mpich is not installed: pip install 'openmm-tbg[tests]'")
-    libraries = environment(LD_LIBRARY_PATH=str(Path(sys.prefix) / "lib"))
+    libraries = environment(
+        LD_LIBRARY_PATH=str(Path(sys.prefix) / "lib"),
+        # Rank 0 of openmmtools opens a storage for writing while others may still open it to read.
+        HDF5_USE_FILE_LOCKING="FALSE",
+    )
     return subprocess.run(
         [launcher, "-n", str(n), sys.executable, *map(str, command)],
         env=libraries, capture_output=True, text=True, check=True, timeout=300,
