@@ -159,7 +159,7 @@ def filtered_chain(
     proposals = generator(width_nm=1.1 * WIDTH_NM, filter=oracles.half_space)
     move = TBGMove(proposals, n_proposals=2, seed=5)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        return first_coordinate(trajectory(SequenceMove([hmc(), move]), state, cache, 400))
+        return first_coordinate(trajectory(SequenceMove([hmc(), move]), state, cache, 1000))
 
 
 def assert_standard_normal(x: np.ndarray) -> None:
