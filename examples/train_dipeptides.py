@@ -3,10 +3,9 @@
     python examples/train_dipeptides.py --out dipeptides.safetensors --minutes 60
 
 Run it again to go on where it stopped. The peptides of `--split` under "train" are simulated and
-learned; no other one is simulated. What
-the field has to know of a molecule beforehand, means and widths of its distances, comes from the
-force field without charges and solvent, for all 400 alike. On a GPU add `--platform CUDA
---device cuda --batch-size 256 --n-frames 100000`, and
+learned; no other one is simulated. What the field has to know of a molecule beforehand, means and
+widths of its distances, comes from the force field without charges and solvent, for all 400 alike.
+On a GPU add `--platform CUDA --device cuda --compile --batch-size 256 --n-frames 100000`, and
 `--start dipeptides` to go on from the model that ships.
 """
 
@@ -86,6 +85,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=DEFAULT.batch_size)
     parser.add_argument("--learning-rate", type=float, default=DEFAULT.learning_rate)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="needs a C++ compiler on a CPU")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--every", type=int, default=2000, help="steps between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
@@ -249,7 +249,7 @@ def main() -> None:
         seed=options.seed,
     )
     tasks = tasks_of(model, train, options)
-    trainer = Trainer(tasks, settings, options.checkpoint)
+    trainer = Trainer(tasks, settings, options.checkpoint, options.compile)
     trainer.run(lambda progress: print(progress, flush=True), options.every, options.minutes)
     training = asdict(trainer.settings) | {"minutes": trainer.minutes, "start": options.start}
     training |= {"torch": torch.__version__}

@@ -14,6 +14,8 @@ DEVIATION_CENTRES = (-3.0, 3.0, 7)
 DEVIATION_RANGE = 4.0
 DISTANCE_CENTRES_NM = (0.15, 0.6, 6)
 DISTANCE_WIDTH_NM = 0.08
+# Places in 4 x 4 pairs. An index and not a mask, whose size a GPU would have to be asked for.
+DIFFERENT_CORNERS = [k for k in range(16) if k % 5]
 
 Distances = Float[Tensor, "batch atoms atoms"]
 Features = Float[Tensor, "batch atoms atoms features"]
@@ -78,8 +80,7 @@ class DistanceFeatures(nn.Module):
         """Root mean square distance between the corners on the path, nm."""
         square = (scales.time * self.mean) ** 2 + 3 * ((1 - scales.time) * self.spread) ** 2
         between = (square / scales.norm**2)[:, corners[:, :, None], corners[:, None]]
-        different = ~torch.eye(4, dtype=torch.bool, device=corners.device)
-        return between[:, :, different].mean(-1).sqrt()
+        return between.flatten(2)[..., DIFFERENT_CORNERS].mean(-1).sqrt()
 
     def forward(self, distance: Distances, scales: PathScales) -> Features:
         """Features of every pair; the `n_plain` first are those that are not Gaussians."""

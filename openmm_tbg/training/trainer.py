@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..frames import write_atomically
 from .data import MoleculeFrames, centred_noise, draw_times
 from .objectives import Objective
+from .predictions import compiled_predictions, plain_predictions
 from .settings import Progress, TrainingSettings
 from .weighting import TimeWeights
 
@@ -104,10 +105,8 @@ class Trainer:
         self.generator = torch.Generator(like.device).manual_seed(settings.seed)
         self.step, self.minutes, self.loss = 0, 0.0, math.nan
         self.weights = TimeWeights(like)
-        self._predict: list[Callable[[Tensor, Tensor], Tensor]] = [
-            torch.compile(task.objective.predict) if compile_network else task.objective.predict
-            for task in tasks
-        ]
+        predictions = compiled_predictions if compile_network else plain_predictions
+        self._predict = predictions([task.objective for task in tasks])
         if checkpoint.exists():
             self._load()
 
