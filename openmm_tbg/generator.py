@@ -247,6 +247,17 @@ class _Draw:
         )
 
 
+def split_reference(reference: str) -> tuple[str, str]:
+    """Name or path of the model's file, and the sequence if there is one behind it.
+
+    Example:
+        >>> split_reference("dipeptides#KS"), split_reference("/a#b/my.safetensors")
+        (('dipeptides', 'KS'), ('/a#b/my.safetensors', ''))
+    """
+    name, mark, sequence = reference.rpartition(SEQUENCE_MARK)
+    return (name, sequence) if mark and sequence.isalpha() else (reference, "")
+
+
 def load_generator(reference: str, sha256: str) -> BoltzmannGenerator:
     """The generator that a stored run refers to, on the GPU where there is one.
 
@@ -255,7 +266,7 @@ def load_generator(reference: str, sha256: str) -> BoltzmannGenerator:
         RuntimeError: if `reference` names no registered model, the file is not there, or it is not
             the one of the stored run.
     """
-    name, _, sequence = reference.partition(SEQUENCE_MARK)
+    name, sequence = split_reference(reference)
     if not Path(name).is_absolute() and name not in registered_models():
         raise RuntimeError(
             f"the stored run used the generator {reference!r}, which no file holds: build it again "

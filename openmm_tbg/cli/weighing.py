@@ -63,7 +63,7 @@ def read_stored(
         FileNotFoundError: The folder holds no proposals.
     """
     from ..checkpoint import read_card
-    from ..generator import SEQUENCE_MARK
+    from ..generator import split_reference
     from ..models import registered_models
     from ..molecule import Molecule
     from ..store import ProposalStore
@@ -71,7 +71,7 @@ def read_stored(
     store = ProposalStore(proposals)
     structure = read_structure(molecule)
     Molecule.from_dict(store.manifest).require_same(structure.topology)
-    model = store.manifest["reference"].partition(SEQUENCE_MARK)[0]
+    model, _ = split_reference(store.manifest["reference"])
     if model in registered_models() or Path(model).exists():
         structure = structure.as_trained(read_card(model_file(model)))
     return store, read_target(structure, force_field, temperature_K, system)
