@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .arrays import Positions
+from .files import sync
 from .molecule import Molecule
 from .proposals import ProposalGenerator, Proposals
 from .store import ProposalStore
@@ -79,6 +80,7 @@ class StoredProposals:
                 (self._claims / f"{number:06d}").touch(exist_ok=False)
             except FileExistsError:  # another process was faster
                 continue
+            sync(self._claims)
             return batch
         n_finished = int(self._store.finished.sum())
         raise RuntimeError(

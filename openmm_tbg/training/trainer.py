@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..frames import write_atomically
+from ..files import write_atomically
 from .data import MoleculeFrames, centred_noise, draw_times
 from .objectives import Objective
 from .settings import Progress, TrainingSettings
