@@ -367,6 +367,24 @@ def test_a_claim_is_on_the_disk_before_its_rows_are_used(
         assert len(synced[str(tmp_path / "claims")]) == n_claimed
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "batches_ahead"), [(2, 0), (BATCH, 2), (3 * BATCH, 0), (3 * BATCH, 1)]
+)
+def test_no_batch_is_claimed_ahead_of_its_use(
+    full: ProposalStore, tmp_path: Path, batch_size: int, batches_ahead: int
+) -> None:
+    """A process that ends loses the rest of one batch, whatever its move draws at a time."""
+    claims, state, current = tmp_path / "claims", harmonic_state(), sampler_state()
+    cache = oracles.reference_cache()
+    for n_used in (8, 2 * BATCH + 7):  # by two processes, one after the other
+        before = len(list(claims.glob("*")))
+        stored = StoredProposals(full, generator(), claims)
+        move = TBGMove(stored, 1, batch_size=batch_size, batches_ahead=batches_ahead, seed=1)
+        for n in range(1, n_used + 1):
+            move.apply(state, current, context_cache=cache)
+            assert len(list(claims.iterdir())) == before + -(-n // BATCH)
+
+
 def test_an_exhausted_store_says_so_in_the_move(full: ProposalStore, tmp_path: Path) -> None:
     move = TBGMove(StoredProposals(full, generator(), tmp_path / "a"), n_proposals=BATCH, seed=1)
     state, current, cache = harmonic_state(), sampler_state(), oracles.reference_cache()
