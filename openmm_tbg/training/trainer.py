@@ -90,8 +90,10 @@ class Trainer:
         self.fields = nn.ModuleList(task.objective.field for task in tasks)
         self.parameters = list(self.fields.parameters())
         like = self.parameters[0]
+        power = settings.weight_power
         self.tasks = [
-            Task(task.objective, task.frames.to(like), task.validation.to(like)) for task in tasks
+            Task(t.objective, t.frames.to(like).tempered(power), t.validation.to(like))
+            for t in tasks
         ]
         # One field only: the others have its parameters, and buffers that no average changes.
         self.average = AveragedModel(
