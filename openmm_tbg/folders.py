@@ -30,6 +30,7 @@ class LastingStore(LocalStore):
 
     def set_sync(self, key: str, value: Buffer) -> None:
         """Write one file."""
+        self._check_writable()
         ending = f".{uuid.uuid4().hex}{PARTIAL}"  # several processes may write it at a time
         write_atomically(self.root / key, value.to_bytes(), ending)
 
