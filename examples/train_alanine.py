@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--weight-power",
         type=float,
-        default=1.0,
+        default=DEFAULT.weight_power,
         help="draw frames by this power of their weights: below 1, rare states are learnt better",
     )
     parser.add_argument("--device", default="cpu")
@@ -145,16 +145,15 @@ def main() -> None:
         accelerator = Accelerator(cpu=options.device == "cpu")
     reference = alanine_dipeptide()
     frames = training_frames(options, reference)
-    columns, stiff = training_columns(
-        frames, options.seed, not options.without_forces, options.weight_power
-    )
-    model = initial_model(options, reference, columns)
+    columns, stiff = training_columns(frames, options.seed, not options.without_forces)
+    model = initial_model(options, reference, columns.tempered(options.weight_power))
     settings = TrainingSettings(
         n_steps=options.steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         ema_decay=options.ema_decay,
         shortest_noise=options.shortest_noise,
+        weight_power=options.weight_power,
         seed=options.seed,
     )
     task = task_of(model, columns, stiff, options.device)
@@ -162,8 +161,7 @@ def main() -> None:
     trainer.run(lambda progress: print(progress, flush=True), options.every, options.minutes)
     if accelerator is not None and not accelerator.is_main_process:
         return
-    also = {"start": options.start, "weight_power": options.weight_power}
-    trained = trained_model(model, trainer, also)
+    trained = trained_model(model, trainer, {"start": options.start})
     print(f"{options.out}: sha256 {trained.save(options.out)}")
 
 

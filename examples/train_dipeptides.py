@@ -31,7 +31,8 @@ from openmm_tbg.checkpoint import ModelCard
 from openmm_tbg.fields.architecture import DenoiserArchitecture
 from openmm_tbg.fields.denoiser import Denoiser
 from openmm_tbg.fields.geometry import ReferenceGeometry
-from openmm_tbg.frames import Frames, FrameStore, load_frames, write_atomically
+from openmm_tbg.files import write_atomically
+from openmm_tbg.frames import Frames, FrameStore, load_frames
 from openmm_tbg.grid import TimeGrid
 from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule

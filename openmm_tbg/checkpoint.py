@@ -18,8 +18,8 @@ from .fields.architecture import Architecture, describe, from_description
 from .fields.denoiser import Denoiser
 from .fields.egnn import EGNN
 from .fields.geometry import ReferenceGeometry
+from .files import write_atomically
 from .flow import ContinuousFlow
-from .frames import write_atomically
 from .grid import TimeGrid
 from .molecule import Molecule
 

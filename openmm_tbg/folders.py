@@ -1,15 +1,38 @@
-"""Folders that are seen whole or not at all, and the digest of what lies in them."""
+"""Folders that are seen whole or not at all, arrays in them that last, and their digest."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
+from zarr.storage import LocalStore
+
+from .files import PARTIAL, sync, write_atomically
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
+
+
+class LastingStore(LocalStore):
+    """Files of zarr that are whole and on the disk once an array has been written."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write one file."""
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """Write one file."""
+        self._check_writable()
+        ending = f".{uuid.uuid4().hex}{PARTIAL}"  # several processes may write it at a time
+        write_atomically(self.root / key, value.to_bytes(), ending)
 
 
 def make_whole(
@@ -31,6 +54,8 @@ def make_whole(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         made = Path(scratch) / "made"
         fill(made)
+        for entry in (*made.rglob("*"), made):
+            sync(entry)
         try:
             made.rename(path)
         except OSError as error:
@@ -38,6 +63,7 @@ def make_whole(
                 raise FileExistsError(
                     f"{path} is there and no {what}: choose another folder"
                 ) from error
+        sync(path.parent)
 
 
 def create_column(

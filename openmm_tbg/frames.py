@@ -8,12 +8,10 @@ written: `done.npy` is written last, so that a process may be killed at any inst
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from .arrays import Scalars
+from .files import PARTIAL, exclusive, write_atomically
 
 Vectors = Float32[np.ndarray, "frames atoms 3"]
 Energies = Float32[np.ndarray, " frames"]
@@ -197,32 +196,6 @@ def load_frames(path: Path) -> Frames:
     return _without_broken(frames, path)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is seen either whole or not at all, also after a loss of power."""
-    partial = _partial(path)
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process; wait, with a line in the log, while another has it.
-
-    Args:
-        path: the file to be locked; it is created and stays.
-    """
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.warning("another process writes %s: waiting until it ends", path.parent)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _shapes(manifest: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     n_frames = manifest["walkers"] * manifest["frames_per_walker"]
     frames = (n_frames, manifest["atoms"], 3)
@@ -259,7 +232,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+    return path.with_name(path.name + PARTIAL)
 
 
 def _brief(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import warnings
 
 import numpy as np
 import openmm
@@ -55,6 +56,7 @@ class ReducedPotential:
     """Reduced potentials u(x) in kT, the negative log of the target density up to a constant.
 
     Whatever forces the System holds are the target, through `ThermodynamicState.reduced_potential`.
+    A Context that fails is said in a warning, and the others of a batch are evaluated all the same.
 
     Args:
         thermodynamic_state: Temperature and System of the target.
@@ -121,7 +123,8 @@ class ReducedPotential:
         try:
             self._context.setPositions(positions_nm)
             forces = self._context.getState(forces=True).getForces(asNumpy=True)
-        except openmm.OpenMMException:
+        except openmm.OpenMMException as error:
+            _tell(error, positions_nm)
             return np.full(positions_nm.shape, np.nan)
         reduced: Frame = np.array(forces / per_nm, dtype=np.float64)
         return reduced
@@ -131,5 +134,16 @@ class ReducedPotential:
         try:
             self._context.setPositions(positions_nm)
             return float(self._thermodynamic_state.reduced_potential(self._context))
-        except openmm.OpenMMException:
+        except openmm.OpenMMException as error:
+            _tell(error, positions_nm)
             return np.nan
+
+
+def _tell(error: openmm.OpenMMException, positions_nm: Frame) -> None:
+    """Warn of a Context that fails; coordinates that are not finite are at fault themselves."""
+    if np.isfinite(positions_nm).all():
+        warnings.warn(
+            f"OpenMM could not evaluate a configuration, whose energy counts as NaN: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )

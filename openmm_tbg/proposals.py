@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -121,6 +122,15 @@ class ProposalGenerator(Protocol):
         """Filter and log-density of given, centred configurations, exactly as for proposals."""
 
 
+@runtime_checkable
+class ClaimingGenerator(ProposalGenerator, Protocol):
+    """A generator for which whatever `propose` returned is used up, as `StoredProposals`."""
+
+    @property
+    def claims(self) -> Path:
+        """Where it keeps what is used up."""
+
+
 class ProposalPool:
     """Proposals drawn ahead in batches, and the one source of randomness of all who share it.
 
@@ -129,13 +139,14 @@ class ProposalPool:
 
     Args:
         generator: What draws the proposals.
-        batch_size: How many to draw at a time.
+        batch_size: How many to draw at a time; of a `ClaimingGenerator` what is used, no more.
         seed: Seed of the proposals and streams; None takes entropy from the operating system.
         n_drawn: Proposals that an earlier process has used under this seed. Each number gives
             streams of its own, as does each rank of MPI, SLURM or torchrun.
         batches_ahead: Batches that a thread of the pool's own draws while those before are used.
             The same proposals come in the same order; the generator has to bear that `evaluate` is
-            called meanwhile, and Python ends no earlier than the batch being drawn.
+            called meanwhile, and Python ends no earlier than the batch being drawn. Nothing is
+            drawn ahead from a `ClaimingGenerator`, for which it would be lost with the process.
 
     Raises:
         ValueError: `batch_size`, or the number taken, is below 1, or `batches_ahead` below 0.
@@ -167,6 +178,8 @@ class ProposalPool:
         """The next n proposals."""
         if n < 1:
             raise ValueError(f"cannot take {n} proposals: take at least one")
+        if isinstance(self.generator, ClaimingGenerator):
+            return self._draw(n)
         while sum(map(len, self._drawn)) < n:
             self._drawn.append(self._next_batch())
         drawn = Proposals.concatenate(self._drawn)
@@ -179,16 +192,16 @@ class ProposalPool:
 
     def _next_batch(self) -> Proposals:
         if self._drawer is None:
-            return self._draw()
+            return self._draw(self._batch_size)
         while len(self._coming) <= self._batches_ahead:
-            self._coming.append(self._drawer.submit(self._draw))
+            self._coming.append(self._drawer.submit(self._draw, self._batch_size))
         return self._coming.popleft().result()
 
-    def _draw(self) -> Proposals:
-        batch = self.generator.propose(self._batch_size, self._rng)
-        if len(batch) != self._batch_size:
+    def _draw(self, n: int) -> Proposals:
+        batch = self.generator.propose(n, self._rng)
+        if len(batch) != n:
             raise RuntimeError(
-                f"the generator returned {len(batch)} rows where {self._batch_size} were asked for:"
-                " a proposal that fails a filter has to keep its row"
+                f"the generator returned {len(batch)} rows where {n} were asked for: "
+                "a proposal that fails a filter has to keep its row"
             )
         return batch

@@ -3,8 +3,9 @@
 It holds arrays with a chunk for each block of iterations: `positions_nm` (iterations, atoms, 3), in
 float64 so that the last row of a block is where the chain goes on, `u` and `log_q` (iterations,)
 and `counts` (iterations, `COUNTS`); and `blocks/000000.json`, with what else it takes to go on and
-the digest of all. A block counts once this file is there, which is written last, so a process may
-be killed at any instant. Its attributes say of what the chain is.
+the digest of all. A block counts once this file is there, which is written when the rest is on the
+disk, so a process may be killed, or lose its power, at any instant. The attributes of the folder
+say of what the chain is.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
-from .folders import create_column, digest_of, make_whole
-from .frames import exclusive, write_atomically
+from .files import exclusive, write_atomically
+from .folders import LastingStore, create_column, digest_of, make_whole
 from .run_record import COUNTS, RunRecord
 
 COLUMNS = ("positions_nm", "u", "log_q", "counts")
@@ -155,7 +156,8 @@ class RunStore:
 
     def _arrays(self, mode: Literal["r", "r+"]) -> Arrays:
         """The arrays as they are now; another process may let them grow."""
-        return {name: zarr.open_array(self.path / name, mode=mode) for name in COLUMNS}
+        stores = {name: LastingStore(self.path / name) for name in COLUMNS}
+        return {name: zarr.open_array(store, mode=mode) for name, store in stores.items()}
 
     def _block(self, number: int) -> Path:
         return self.path / "blocks" / f"{number:06d}.json"

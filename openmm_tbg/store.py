@@ -3,7 +3,8 @@
 A folder holds arrays of full size, batch after batch: `positions_nm` (rows, atoms, 3), `log_q` and
 `cause` (rows,), and `sha256` (batches, 32), the digest of each finished batch. A chunk of an array
 is a batch, renamed into place when it is whole, and the digest comes last: a batch counts once it
-is there. So processes need no locks, and may be killed at any instant.
+is there. Each is on the disk before the next is written. So processes need no locks, and may be
+killed, or lose their power, at any instant.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import zarr
 
 from .arrays import Mask
-from .folders import create_column, digest_of, make_whole
+from .folders import LastingStore, create_column, digest_of, make_whole
 from .progress import progress_bar
 from .proposals import ProposalGenerator, Proposals
 from .shown import Shown
@@ -67,7 +68,7 @@ class ProposalStore(Shown):
             raise FileNotFoundError(
                 f"{path} is no store of proposals: make one with ProposalStore.create"
             )
-        group = zarr.open_group(self.path, mode="r+")
+        group = zarr.open_group(LastingStore(self.path), mode="r+")
         self.manifest: dict[str, Any] = group.attrs.asdict()
         arrays: dict[str, Any] = dict(group.arrays())
         self._columns = [arrays[name] for name in COLUMNS]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .arrays import Positions
+from .files import sync
 from .molecule import Molecule
 from .proposals import ProposalGenerator, Proposals
 from .store import ProposalStore
@@ -16,10 +17,10 @@ class StoredProposals:
     """A generator whose proposals were drawn before, each of which it hands out once.
 
     It serves wherever its generator does, such as in `TBGMove`, which still evaluates the density
-    of the current state live. A batch is claimed in a folder before its first row is used, so a run
-    that is killed and goes on, and several processes of one run, never use a row twice; up to a
-    batch is lost when a process ends. A restored run cannot load it: build it again with the same
-    folder of claims, and call `move.register_generator` with it first.
+    of the current state live. A batch is claimed in a folder as its first row is handed out, so a
+    run that is killed and goes on, and several processes of one run, never use a row twice, and the
+    rest of one batch is lost when a process ends. A restored run cannot load it: build it again
+    with the same folder of claims, and call `move.register_generator` with it first.
 
     Args:
         store: Where the proposals are; it may still be filled meanwhile.
@@ -33,8 +34,8 @@ class StoredProposals:
     def __init__(self, store: ProposalStore, generator: ProposalGenerator, claims: Path) -> None:
         store.require_same(generator)
         self.generator = generator
-        self._store, self._claims = store, Path(claims)
-        self._claims.mkdir(parents=True, exist_ok=True)
+        self._store, self.claims = store, Path(claims)
+        self.claims.mkdir(parents=True, exist_ok=True)
         self._ahead: list[Proposals] = []
 
     @property
@@ -70,15 +71,16 @@ class StoredProposals:
 
     def _claim(self) -> Proposals:
         """The first finished batch that no process of this run has used."""
-        claimed = {path.name for path in self._claims.iterdir()}
+        claimed = {path.name for path in self.claims.iterdir()}
         for number in range(self._store.n_batches):
             if f"{number:06d}" in claimed or not self._store.has(number):
                 continue
             batch = self._store.read_batch(number)
             try:
-                (self._claims / f"{number:06d}").touch(exist_ok=False)
+                (self.claims / f"{number:06d}").touch(exist_ok=False)
             except FileExistsError:  # another process was faster
                 continue
+            sync(self.claims)
             return batch
         n_finished = int(self._store.finished.sum())
         raise RuntimeError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,58 @@ def md_frames() -> Positions:
         frame[:] = positions.value_in_unit(unit.nanometer)
     frames -= frames.mean(axis=1, keepdims=True)
     return frames
+
+
+class PowerLosses:
+    """What a loss of power leaves of a folder, at each moment of the writing in it.
+
+    A name lasts once its folder is synced, and its content where the file was synced before it was
+    renamed. Names that are not synced yet may last as well: each moment has both outcomes.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder, self._fsync, self._replace = folder, os.fsync, Path.replace
+        self._lasting = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        self._synced: dict[int, bytes] = {}  # by inode
+        self._renamed: dict[Path, bytes] = {}
+        self.moments: list[dict[Path, bytes]] = []
+        monkeypatch.setattr(os, "fsync", self.fsync)
+        monkeypatch.setattr(Path, "replace", lambda partial, name: self.replace(partial, name))
+
+    def fsync(self, descriptor: int) -> None:
+        self._fsync(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_dir():
+            for name in [name for name in self._renamed if name.parent == path]:
+                self._lasting[name] = self._renamed.pop(name)
+        else:
+            self._synced[path.stat().st_ino] = path.read_bytes()
+        self._note()
+
+    def replace(self, partial: Path, name: Path) -> Path:
+        self._renamed[name] = self._synced.pop(partial.stat().st_ino, b"")
+        path = self._replace(partial, name)
+        self._note()
+        return path
+
+    def _note(self) -> None:
+        self.moments += [dict(self._lasting), self._lasting | self._renamed]
+
+    def outcomes(self, copy: Path) -> Iterator[Path]:
+        """The folder as it is found after each loss of power, one after the other."""
+        for moment in self.moments:
+            shutil.rmtree(copy, ignore_errors=True)
+            for folder in (self._folder, *self._folder.rglob("*/")):
+                (copy / folder.relative_to(self._folder)).mkdir()
+            for name, content in moment.items():
+                (copy / name.relative_to(self._folder)).write_bytes(content)
+            yield copy
+
+
+@pytest.fixture
+def power_losses(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], PowerLosses]:
+    """Watch the writing in a folder from now on."""
+    return lambda folder: PowerLosses(folder, monkeypatch)
 
 
 @pytest.fixture

@@ -35,6 +35,19 @@ class LightGenerator:
         return Proposals(positions_nm, log_q, np.zeros(len(log_q), dtype=np.int8))
 
 
+@dataclass
+class DiesAtThird(LightGenerator):
+    """Its process ends at the third draw, as one that the system kills for its memory."""
+
+    n_drawn: int = 0
+
+    def propose(self, n: int, rng: np.random.Generator) -> Proposals:
+        self.n_drawn += 1
+        if self.n_drawn == 3:
+            os._exit(137)
+        return super().propose(n, rng)
+
+
 def loaded_once(marks: Path) -> LightGenerator:
     """Leave a mark for the process, and fail where there is one."""
     (marks / str(os.getpid())).touch(exist_ok=False)

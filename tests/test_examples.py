@@ -20,6 +20,23 @@ from openmm_tbg.peptides import assembled
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
+each_shell_script = pytest.mark.parametrize(
+    "path", sorted(EXAMPLES.rglob("*.sh")), ids=lambda path: path.name
+)
+each_python_script = pytest.mark.parametrize(
+    "path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name
+)
+
+
+@each_shell_script
+def test_bash_understands(path: Path) -> None:
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+@each_python_script
+def test_python_understands(path: Path) -> None:
+    compile(path.read_text(), path, "exec")
+
 
 def test_alanine_mcmc(tmp_path: Path) -> None:
     picture = tmp_path / "ramachandran.png"
@@ -130,3 +147,42 @@ def test_alanine_replica_exchange(tmp_path: Path) -> None:
         assert row["n_iterations"] * row["n_steps"] * len(row["temperatures_K"]) == 4000
         assert row["seconds_of_drawing"] == drawn * record["seconds_a_proposal"]
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+DASK_POOL = """
+import runpy
+import sys
+
+import dask_jobqueue
+from dask_jobqueue.local import LocalCluster
+
+SLURMCluster = dask_jobqueue.SLURMCluster
+
+
+class Here(LocalCluster):
+    def __init__(self, job_cpu, **options):
+        with SLURMCluster(job_cpu=job_cpu, **options) as slurm:
+            print(slurm.job_script())
+        super().__init__(scheduler_options={"dashboard_address": ":0"}, **options)
+
+
+dask_jobqueue.SLURMCluster = Here
+sys.path.insert(0, ".")
+runpy.run_path("dask_pool.py", run_name="__main__")
+"""
+
+
+def test_dask_pool(tmp_path: Path) -> None:
+    """Its jobs are processes here; what SLURM would get is looked at."""
+    pytest.importorskip("dask_jobqueue")
+    size = ["--proposals", "1", "--batch-size", "1", "--device", "cpu"]
+    run = subprocess.run(
+        [sys.executable, "-c", DASK_POOL, tmp_path / "store", *size],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=EXAMPLES / "slurm",
+    )
+    for directive in ("--cpus-per-task=4", "--mem=15G", "-t 04:00:00", "--gpus=1"):
+        assert f"#SBATCH {directive}" in run.stdout.splitlines()
+    assert ProposalStore(tmp_path / "store").finished.all()

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openmm_tbg.frames import FrameStore, exclusive, load_frames
+from openmm_tbg.files import exclusive
+from openmm_tbg.frames import FrameStore, load_frames
 
 MANIFEST = {
     "walkers": 2,

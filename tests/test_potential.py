@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -94,6 +95,28 @@ def test_a_broken_row_is_nan_and_spoils_no_other(platform: str, broken: float) -
     u = potential(positions)
     assert not np.isfinite(u[1])
     np.testing.assert_array_equal(u[[0, 2]], expected[[0, 2]])
+
+
+def test_a_context_that_fails_is_said_and_the_rest_evaluated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = harmonic_state()
+    context = context_of(state, "Reference")
+    potential, positions = ReducedPotential(state, context), frames(4)
+    expected, forces = potential(positions), potential.forces(positions)
+    get_state, calls = context.getState, itertools.count()
+
+    def failing(**what: bool) -> openmm.State:
+        if next(calls) % 4 == 1:
+            raise openmm.OpenMMException("Error invoking kernel: CUDA_ERROR_LAUNCH_FAILED (719)")
+        return get_state(**what)
+
+    monkeypatch.setattr(context, "getState", failing)
+    for found, correct in ((potential, expected), (potential.forces, forces)):
+        with pytest.warns(RuntimeWarning, match=r"could not evaluate .* CUDA_ERROR_LAUNCH_FAILED"):
+            u = found(positions)
+        assert np.isnan(u[1]).all()
+        np.testing.assert_array_equal(u[[0, 2, 3]], correct[[0, 2, 3]])
 
 
 def test_no_rows_have_no_energies() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import oracles
 import pytest
 from assertions import assert_mean
+from conftest import PowerLosses
 from openmm import unit
 from openmmtools.cache import ContextCache
 from openmmtools.mcmc import HMCMove, MCMCMove, SequenceMove, WeightedMove
@@ -390,6 +391,46 @@ def die_at(number: int, moment: str) -> None:
         return path
 
     Path.replace = dying  # type: ignore[method-assign]
+
+
+def test_a_loss_of_power_loses_the_block_at_work_alone(
+    run: MCMCRun,
+    cache: ContextCache,
+    power_losses: Callable[[Path], PowerLosses],
+    tmp_path: Path,
+) -> None:
+    losses = power_losses(run.path)
+    run.run(4 * BLOCK, cache)
+    lengths = []
+    for folder in losses.outcomes(tmp_path / "found"):
+        record = read_run(folder)
+        assert_sound(record)
+        lengths.append(len(record) // BLOCK)
+    assert set(lengths[:-2]) == {3, 4}
+    assert lengths[-2:] == [4, 4]
+    assert content(folder) == content(run.path)  # all that was written is known to the test
+
+
+def test_a_new_folder_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[int | str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def recorded_fsync(descriptor: int) -> None:
+        events.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def recorded_rename(folder: Path, name: Path) -> Path:
+        events.append("rename")
+        return rename(folder, name)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "rename", recorded_rename)
+    path = started(tmp_path / "run").path
+    named = events.index("rename")
+    assert {part.stat().st_ino for part in (path, *path.rglob("*"))} <= set(events[:named])
+    assert tmp_path.stat().st_ino in events[named:]
 
 
 def test_a_second_process_waits_for_the_first(run: MCMCRun, tmp_path: Path) -> None:

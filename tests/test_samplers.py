@@ -27,9 +27,13 @@ from openmmtools.multistate import (
 from openmmtools.states import ThermodynamicState
 from oracles import GaussianGenerator, harmonic_state, harmonic_system, sampler_state
 from test_workers import environment, mpiexec
+from toys import topology_of
 
 from openmm_tbg import move as move_module
 from openmm_tbg.move import TBGMove, register_generator
+from openmm_tbg.proposals import Proposals
+from openmm_tbg.run import MCMCRun
+from openmm_tbg.run_store import read_run
 
 N_STATES, N_PROPOSALS = 2, 3
 TEMPERATURES = [300.0 * unit.kelvin, 330.0 * unit.kelvin]
@@ -162,6 +166,33 @@ def test_mcmc_sampler_goes_on_from_its_move(
     resumed.run(8)
     (gone_on,) = flow_moves(resumed.move)
     assert gone_on.statistics["n_proposed"] > flow.statistics["n_proposed"]
+
+
+@pytest.mark.parametrize("contain", CONTAINERS.values(), ids=CONTAINERS)
+def test_a_chain_in_a_folder_goes_on(
+    contain: Contain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In three processes, one after the other, no proposal serves twice."""
+    drawn: list[Proposals] = []
+
+    class Recording(GaussianGenerator):
+        def propose(self, n: int, rng: np.random.Generator) -> Proposals:
+            drawn.append(super().propose(n, rng))
+            return drawn[-1]
+
+    for n_iterations in (4, 8, 12):
+        oracles.forget_moves(monkeypatch)
+        move = contain(TBGMove(Recording(width_nm=generator().width_nm), N_PROPOSALS, seed=4))
+        start = harmonic_state(), sampler_state()
+        run = MCMCRun(tmp_path / "run", *start, move, topology_of("CHON"), seed=1, block_size=4)
+        run.run(n_iterations)
+    (flow,) = flow_moves(run.move)
+    record = read_run(run.path)
+    assert len(record) == 12
+    assert all(record.n_proposed[rows].sum() > 0 for rows in (slice(0, 4), slice(4, 8)))
+    rows = Proposals.concatenate(drawn)
+    assert flow.statistics["n_proposed"] == record.n_proposed.sum() == len(rows)
+    assert len(np.unique(rows.log_q)) == len(rows)
 
 
 EXTEND = """

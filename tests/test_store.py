@@ -7,15 +7,17 @@ import errno
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import oracles
 import pytest
 from assertions import assert_mean
+from conftest import PowerLosses
 from oracles import MOLECULE, GaussianGenerator, half_space, harmonic_state, sampler_state
-from zarr.storage import LocalStore
 
+from openmm_tbg.folders import LastingStore
 from openmm_tbg.move import TBGMove, register_generator
 from openmm_tbg.proposals import Proposals
 from openmm_tbg.store import COLUMNS, ProposalStore
@@ -283,6 +285,21 @@ def test_a_kill_at_each_step_of_writing_loses_one_batch(
     assert content(store.path) == content(whole.path)
 
 
+def test_a_loss_of_power_loses_the_batch_at_work_alone(
+    store: ProposalStore, power_losses: Callable[[Path], PowerLosses], tmp_path: Path
+) -> None:
+    store.fill(generator(), [0])
+    losses = power_losses(store.path)
+    store.fill(generator(), [1])
+    n_finished = []
+    for folder in losses.outcomes(tmp_path / "found"):
+        found = ProposalStore(folder)
+        n_finished.append(len(found.read()) // BATCH)
+        assert_same(found.read(), store.read()[: len(found.read())])
+    assert set(n_finished[:-2]) == {1, 2}
+    assert n_finished[-2:] == [2, 2]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_batch_that_cannot_be_written_is_said(
     store: ProposalStore, number: int, monkeypatch: pytest.MonkeyPatch
@@ -294,7 +311,7 @@ def test_a_batch_that_cannot_be_written_is_said(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(LocalStore, "set", refuse)
+        patch.setattr(LastingStore, "set", refuse)
         with pytest.raises(OSError, match=f"batch 2 .*{os.strerror(number)}.*fill the store again"):
             store.fill(generator())
     assert content(store.path) == before
@@ -332,6 +349,40 @@ def test_each_row_is_handed_out_once(full: ProposalStore, tmp_path: Path) -> Non
     assert_same(Proposals.concatenate(rows), full.read()[3 * BATCH :])
     with pytest.raises(RuntimeError, match=r"exhausted: this run has used all 6 .* of 6"):
         others[0].propose(1, rng)
+
+
+def test_a_claim_is_on_the_disk_before_its_rows_are_used(
+    full: ProposalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = StoredProposals(full, generator(), tmp_path / "claims")
+    synced: dict[str, list[str]] = {}
+
+    def recorded(descriptor: int) -> None:
+        folder = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced[folder] = os.listdir(folder)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    for n_claimed in (1, 2):
+        stored.propose(BATCH, np.random.default_rng(0))
+        assert len(synced[str(tmp_path / "claims")]) == n_claimed
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "batches_ahead"), [(2, 0), (BATCH, 2), (3 * BATCH, 0), (3 * BATCH, 1)]
+)
+def test_no_batch_is_claimed_ahead_of_its_use(
+    full: ProposalStore, tmp_path: Path, batch_size: int, batches_ahead: int
+) -> None:
+    """A process that ends loses the rest of one batch, whatever its move draws at a time."""
+    claims, state, current = tmp_path / "claims", harmonic_state(), sampler_state()
+    cache = oracles.reference_cache()
+    for n_used in (8, 2 * BATCH + 7):  # by two processes, one after the other
+        before = len(list(claims.glob("*")))
+        stored = StoredProposals(full, generator(), claims)
+        move = TBGMove(stored, 1, batch_size=batch_size, batches_ahead=batches_ahead, seed=1)
+        for n in range(1, n_used + 1):
+            move.apply(state, current, context_cache=cache)
+            assert len(list(claims.iterdir())) == before + -(-n // BATCH)
 
 
 def test_an_exhausted_store_says_so_in_the_move(full: ProposalStore, tmp_path: Path) -> None:

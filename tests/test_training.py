@@ -253,7 +253,8 @@ def test_the_averaged_network_is_the_decayed_sum_of_its_steps(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("batch_size", 4), ("learning_rate", 0.5), ("seed", 9)]
+    ("name", "value"),
+    [("batch_size", 4), ("learning_rate", 0.5), ("seed", 9), ("weight_power", 0.5)],
 )
 def test_other_settings_than_the_checkpoints_are_refused(
     name: str, value: float, tmp_path: Path
@@ -371,6 +372,14 @@ def test_forces_lower_the_noise_of_the_loss(tmp_path: Path) -> None:
     assert losses[1] < 0.8 * losses[0]
 
 
+def test_a_run_draws_by_the_power_of_its_settings(tmp_path: Path) -> None:
+    task = task_of(CHIRAL, 4, 2)
+    log_weights = torch.tensor([0.0, 1.0, -2.0, 5.0], dtype=torch.float64)
+    weighted = replace(task, frames=replace(task.frames, log_weights=log_weights))
+    run = Trainer([weighted], replace(SHORT, weight_power=0.5), tmp_path / "run.pt")
+    torch.testing.assert_close(run.tasks[0].frames.log_weights, log_weights / 2)
+
+
 def test_frames_are_drawn_with_their_weights() -> None:
     positions = torch.zeros(3, 2, 3)
     log_weights = torch.tensor([0.0, math.log(3.0), -math.inf], dtype=torch.float64) + 700
@@ -380,6 +389,9 @@ def test_frames_are_drawn_with_their_weights() -> None:
     n = 20_000
     share = frames.draw(n, torch.Generator().manual_seed(0)).double().mean()
     assert abs(share - 0.75) < SIGMAS * math.sqrt(0.75 * 0.25 / n)
+    root = frames.tempered(0.5).draw(n, torch.Generator().manual_seed(0)).double().mean()
+    expected = math.sqrt(3) / (1 + math.sqrt(3))
+    assert abs(root - expected) < SIGMAS * math.sqrt(expected * (1 - expected) / n)
     equal = MoleculeFrames(positions[:2]).draw(n, torch.Generator().manual_seed(0)).double().mean()
     assert abs(equal - 0.5) < SIGMAS * math.sqrt(0.25 / n)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from light import LightGenerator, loaded_once
+from light import DiesAtThird, LightGenerator, loaded_once
 from test_store import content
 
 from openmm_tbg.proposals import Proposals
@@ -243,6 +243,19 @@ def test_a_batch_that_fails_is_said_and_the_rest_drawn(
             fill_with(executor, store, FailsOnce)
         np.testing.assert_array_equal(store.finished, np.arange(N_BATCHES) != 2)
         fill_with(executor, store, LightGenerator)
+    assert content(store.path) == expected
+
+
+def test_a_worker_that_dies_is_said_and_what_it_drew_is_kept(
+    store: ProposalStore, expected: dict[str, bytes]
+) -> None:
+    with (
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor,
+        pytest.raises(RuntimeError, match=r"10 of 12 .* batch 2 with BrokenProcessPool"),
+    ):
+        fill_with(executor, store, DiesAtThird)
+    np.testing.assert_array_equal(store.finished, np.arange(N_BATCHES) < 2)
+    store.fill(LightGenerator())
     assert content(store.path) == expected
 
 

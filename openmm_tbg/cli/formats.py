@@ -56,7 +56,7 @@ class OutputFolder(click.Path):
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
     """Write figures, as CSV, or with what they are about as JSON (null for what is not finite)."""
     from ..evaluation.record import plain
-    from ..frames import write_atomically
+    from ..files import write_atomically
 
     if path.suffix == ".json":
         content = plain({"about": about, "rows": rows})

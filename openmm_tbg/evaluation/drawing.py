@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..arrays import Cause, Causes, Mask, Positions, Scalars
-from ..frames import exclusive, write_atomically
+from ..files import exclusive, write_atomically
 from ..metropolis import log_weights
 from ..progress import progress_bar
 from ..proposals import ProposalGenerator

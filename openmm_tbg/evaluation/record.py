@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..frames import write_atomically
+from ..files import write_atomically
 from ..verdict import largest_pareto_k
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..frames import write_atomically
+from ..files import write_atomically
 from .molecule_figures import MoleculeFigures, Origin
 from .record import plain
 

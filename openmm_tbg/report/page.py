@@ -20,7 +20,7 @@ from openmm.app import Element
 
 from ..citations import Citation
 from ..evaluation.record import plain
-from ..frames import write_atomically
+from ..files import write_atomically
 from ..verdict import Verdict, to_a_tenth
 from .chain import ChainReport
 from .contents import Report

@@ -17,7 +17,8 @@ from openmm import unit
 from tqdm import tqdm
 
 from ..arrays import Frame, Positions
-from ..frames import FrameStore, exclusive, write_atomically
+from ..files import exclusive, write_atomically
+from ..frames import FrameStore
 from ..progress import progress_bar
 from .bias import RamachandranBias
 from .dynamics import Dynamics

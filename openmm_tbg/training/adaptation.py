@@ -33,7 +33,7 @@ from ..analysis import tempering_power
 from ..arrays import Positions, Scalars
 from ..checkpoint import ModelCard, TrainedModel, file_sha256
 from ..fields.egnn import EGNN
-from ..frames import write_atomically
+from ..files import write_atomically
 from ..generator import BoltzmannGenerator
 from ..metropolis import log_weights
 from ..potential import ReducedPotential, require_supported

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -64,6 +64,11 @@ class MoleculeFrames:
             None if self.forces_per_nm is None else self.forces_per_nm.to(like),
             None if weights is None else weights.to(like.device),
         )
+
+    def tempered(self, power: float) -> MoleculeFrames:
+        """The same frames, drawn by a power of their probabilities."""
+        weights = self.log_weights
+        return self if weights is None else replace(self, log_weights=power * weights)
 
     def __getitem__(self, rows: slice | Int[Tensor, " rows"]) -> MoleculeFrames:
         """The same columns of some frames."""

@@ -19,6 +19,7 @@ class TrainingSettings:
         ema_decay: decay of the averaged weights, which are the ones that are kept.
         clip_norm: largest norm of a gradient.
         shortest_noise: three quarters of the times are log-uniform in 1 - t from this to 1.
+        weight_power: frames are drawn by this power of their weights; below 1, rare states more.
         seed: of batches, times and noise.
     """
 
@@ -30,6 +31,7 @@ class TrainingSettings:
     ema_decay: float = 0.999
     clip_norm: float = 1.0
     shortest_noise: float = 0.005
+    weight_power: float = 1.0
     seed: int = 0
 
     def rate_at(self, step: int) -> float:

@@ -27,7 +27,7 @@ N_GEOMETRY = 20_000  # frames from which the moments of the molecule are taken
 
 
 def training_columns(
-    frames: Frames, seed: int, with_forces: bool = True, weight_power: float = 1.0
+    frames: Frames, seed: int, with_forces: bool = True
 ) -> tuple[MoleculeFrames, StiffTerms | None]:
     """The frames in a random order, and the molecule's bonds and angles where forces are used.
 
@@ -35,14 +35,13 @@ def training_columns(
         frames: as `simulate` stored them.
         seed: of the order.
         with_forces: whether forces take noise from the targets, where the frames have them.
-        weight_power: frames are drawn by this power of their weights.
     """
     forces = frames.forces_per_nm if with_forces else None
     weights = frames.log_weights
     columns = MoleculeFrames(
         torch.from_numpy(frames.positions_nm),
         None if forces is None else torch.from_numpy(forces),
-        None if weights is None else weight_power * torch.from_numpy(weights),
+        None if weights is None else torch.from_numpy(weights),
     )
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(columns)))
     stiff = None if forces is None else StiffTerms.from_metadata(frames.metadata)

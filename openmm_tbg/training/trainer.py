@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..frames import write_atomically
+from ..files import write_atomically
 from .data import MoleculeFrames, centred_noise, draw_times
 from .objectives import Objective
 from .predictions import compiled_predictions, plain_predictions
@@ -91,8 +91,10 @@ class Trainer:
         self.fields = nn.ModuleList(task.objective.field for task in tasks)
         self.parameters = list(self.fields.parameters())
         like = self.parameters[0]
+        power = settings.weight_power
         self.tasks = [
-            Task(task.objective, task.frames.to(like), task.validation.to(like)) for task in tasks
+            Task(t.objective, t.frames.to(like).tempered(power), t.validation.to(like))
+            for t in tasks
         ]
         # One field only: the others have its parameters, and buffers that no average changes.
         self.average = AveragedModel(
