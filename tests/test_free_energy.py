@@ -24,7 +24,8 @@ from openmm_tbg.free_energy import (
     u_nk,
 )
 from openmm_tbg.free_energy import states as states_module
-from openmm_tbg.free_energy.estimated import require_length
+from openmm_tbg.free_energy.estimated import effective_number, require_length
+from openmm_tbg.free_energy.tail import log_sum_error, pareto_tail
 from openmm_tbg.verdict import Trust
 
 INF = np.inf
@@ -391,3 +392,44 @@ def test_the_error_of_an_average_of_weights_is_the_textbook_one() -> None:
     weights = np.exp(log_weights)
     expected = weights.std(ddof=1) / math.sqrt(len(weights)) / weights.mean()
     assert log_normalising_constant(log_weights).error == pytest.approx(expected, rel=1e-9)
+
+
+def test_errors_of_few_heavy_weights_are_those_of_repeats() -> None:
+    """Lognormal weights of width 2, ln Z = 0, some twenty of 256 effective."""
+    rng, n, repeats = np.random.default_rng(17), 256, 300
+    found = [log_normalising_constant(2 * rng.normal(size=n) - 2.0) for _ in range(repeats)]
+    values, errors = np.array([(each.value, each.error) for each in found]).T
+    assert abs((values / errors).std(ddof=1) - 1) < 4 / math.sqrt(2 * (repeats - 1))
+    textbook = np.array([math.sqrt((n / each.n_effective - 1) / (n - 1)) for each in found])
+    assert (values / textbook).std(ddof=1) > 1.3
+
+
+def test_the_tail_of_pareto_weights() -> None:
+    """Above t, weights u^-k of uniform u have the scale k t; k is drawn to 1/2 by ten weights."""
+    k, log_weights = 0.3, -0.3 * np.log(np.random.default_rng(18).random(100_000))
+    tail = pareto_tail(log_weights)
+    assert tail is not None
+    assert tail.n == 948  # 3 sqrt(100,000)
+    assert tail.threshold == np.sort(np.exp(log_weights - log_weights.max()))[-949]
+    assert tail.k == pytest.approx(k, abs=4 * (1 + k) / math.sqrt(tail.n))
+    assert tail.scale == pytest.approx(k * tail.threshold, rel=4 * math.sqrt(2 / tail.n) * (1 + k))
+
+
+def test_regions_without_a_tail_have_the_inverse_effective_numbers() -> None:
+    x = proposals(2000, np.random.default_rng(19))
+    weights, found = np.exp(log_weight(x)), free_energy_difference(log_weight(x), x > 1, x <= 1)
+    numbers = [effective_number(weights[side]) for side in (x > 1, x <= 1)]
+    assert found.error == pytest.approx(math.sqrt(sum(1 / n for n in numbers)), rel=1e-9)
+
+
+def test_errors_do_not_depend_on_the_unit_of_weights() -> None:
+    log_weights = 2 * np.random.default_rng(20).normal(size=200)
+    error = log_sum_error(log_weights)
+    assert log_sum_error(np.random.default_rng(21).permutation(log_weights - 1e4)) == pytest.approx(
+        error, rel=1e-6
+    )
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of arviz-stats, which finds no tail
+def test_weights_that_no_float_holds_beside_the_largest_are_as_good_as_none() -> None:
+    assert log_sum_error(np.linspace(-3e4, 0, 100)) == pytest.approx(1.0, abs=1e-9)
