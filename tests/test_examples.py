@@ -50,6 +50,7 @@ def test_compare_force_fields(tmp_path: Path, alanine: Alanine) -> None:
     )
     rows = json.loads(table.read_text())["rows"]
     assert all(row["target"] in run.stdout for row in rows)
+    assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     state = ThermodynamicState(alanine.system, 300 * unit.kelvin)
     context = state.create_context(openmm.VerletIntegrator(0.001))
     proposals = ProposalStore(store).read()
