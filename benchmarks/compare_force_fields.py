@@ -9,7 +9,8 @@ EVALUATION is a folder of `evaluate_alanine.py`; its 2,816 proposals are not dra
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
 
 from likelihood import machine
@@ -19,7 +20,7 @@ from openmm_tbg import Proposals
 from openmm_tbg.checkpoint import file_sha256
 from openmm_tbg.models import find_model
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "compare_force_fields.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def main() -> None:
@@ -27,9 +28,8 @@ def main() -> None:
     parser.add_argument("--proposals", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    spec = importlib.util.spec_from_file_location("example", EXAMPLE)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    sys.path.insert(0, str(EXAMPLES))  # before this folder, whose script has the same name
+    example = importlib.import_module("compare_force_fields")
     scored = read(options.proposals)
     about = {"machine": machine(), "model": file_sha256(find_model(example.MODEL))}
     proposals = Proposals(scored.positions_nm, scored.log_q, scored.cause)

@@ -310,20 +310,19 @@ def by_umbrellas(problem: Problem, seed: int, seconds: float) -> Sampled:
             window.append(problem.torsions(context.getState(positions=True).getPositions(True)))
         series = np.array(window)
         windows.append(series[independent_rows(np.sin(series[:, 0]))])
-    return unbiased(np.concatenate(windows), centres, np.array([*map(len, windows)]))
+    return without_bias(np.concatenate(windows), centres, np.array([*map(len, windows)]))
 
 
-def unbiased(torsions: np.ndarray, centres: np.ndarray, n: np.ndarray) -> Sampled:
-    """MBAR over windows; the basin and the rest are states of their own that nobody sampled."""
+def without_bias(torsions: np.ndarray, centres: np.ndarray, n: np.ndarray) -> Sampled:
+    """MBAR over windows; no bias, the basin, and the rest are states that nobody sampled."""
     away = np.abs(torsions[:, 0] - centres[:, np.newaxis])
     bias = 0.5 * UMBRELLA_KT * np.minimum(away, 2 * math.pi - away) ** 2
     there = inside(torsions)
     if there.all() or not there.any():
         raise ValueError("the windows hold no state on one side of the basin's edge: run longer")
     halves = [np.where(side, 0.0, np.inf) for side in (there, ~there)]
-    states = multistate(np.concatenate([bias, halves]), np.array([*n, 0, 0]))
-    f = states.differences_kT[0, : len(n)]
-    weights = -np.logaddexp.reduce((np.log(n) + f)[:, np.newaxis] - bias, axis=0)
+    unbiased = np.zeros((1, len(torsions)))
+    states = multistate(np.concatenate([bias, unbiased, halves]), np.array([*n, 0, 0, 0]))
     found = Estimated(
         float(states.differences_kT[-1, -2]),
         float(states.errors_kT[-1, -2]),
@@ -333,7 +332,7 @@ def unbiased(torsions: np.ndarray, centres: np.ndarray, n: np.ndarray) -> Sample
         states.weakest_link,
         states.doubts,
     )
-    return Sampled(torsions, weights, lambda: found)
+    return Sampled(torsions, states.log_weights(len(n)), lambda: found)
 
 
 METHODS: dict[str, Method] = {

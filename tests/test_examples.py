@@ -110,7 +110,7 @@ def test_umbrellas_over_a_free_rotation(monkeypatch: pytest.MonkeyPatch) -> None
     centres, n = np.linspace(-np.pi, np.pi, 3, endpoint=False), np.array([400, 700, 1000])
     spread = np.random.default_rng(1).normal(size=n.sum()) / math.sqrt(five.UMBRELLA_KT)
     phi = (np.repeat(centres, n) + spread + np.pi) % (2 * np.pi) - np.pi
-    sampled = five.unbiased(np.stack([phi, phi], axis=-1), centres, n)
+    sampled = five.without_bias(np.stack([phi, phi], axis=-1), centres, n)
     found, there = sampled.estimate(), five.inside(sampled.torsions)
     assert abs(found.value - math.log(math.pi - 1)) < 4 * found.error < 0.4
     again = free_energy_difference(sampled.log_weights, there, ~there)
