@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from alchemlyb.estimators import MBAR
+from arviz_stats.base.array import array_stats
 from pymbar import FES
 
 from openmm_tbg.arrays import Scalars
@@ -494,6 +495,18 @@ def test_the_tail_of_pareto_weights() -> None:
     assert tail.threshold == np.sort(np.exp(log_weights - log_weights.max()))[-949]
     assert tail.k == pytest.approx(k, abs=4 * (1 + k) / math.sqrt(tail.n))
     assert tail.scale == pytest.approx(k * tail.threshold, rel=4 * math.sqrt(2 / tail.n) * (1 + k))
+
+
+@pytest.mark.parametrize("n_zero", [0, 40])
+def test_the_tail_is_the_one_that_smooths_the_weights(n_zero: int) -> None:
+    """Its scale follows from one quantile; arviz-stats keeps the fit to itself."""
+    log_weights = np.random.default_rng(25).normal(size=60)
+    tail = pareto_tail(np.concatenate([log_weights, np.full(n_zero, -INF)]))
+    weights = np.sort(np.exp(log_weights - log_weights.max()))
+    k, scale = array_stats._gpdfit(weights[-12:] - weights[-13])
+    expected = (k, scale, weights[-13], 12)
+    assert tail is not None
+    assert (tail.k, tail.scale, tail.threshold, tail.n) == pytest.approx(expected, rel=1e-9)
 
 
 def test_regions_without_a_tail_have_the_inverse_effective_numbers() -> None:
