@@ -8,7 +8,8 @@ simulation. Prints for each target the effective sample size and the Pareto k of
 free energy of 0 < phi < 2 less that of all other phi in kT, and f - f(own), where f = -ln Z is the
 molecule's reduced free energy without its kinetic part, and own the target that the generator was
 trained for. Zeros of energy that differ between force fields are part of it. Where a figure is not
-to be trusted, `first` is 0 < phi < 2 or the target, `second` all other phi or the own target.
+to be trusted, `first` is 0 < phi < 2 or the target, `second` all other phi or the own target. The
+table is written as JSON with a picture.
 Where tblite is installed (the extra `xtb`), GFN2-xTB is a target too, in vacuum and in ALPB water.
 """
 
@@ -24,10 +25,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 
+matplotlib.use("Agg")
 logging.getLogger("pymbar").setLevel(logging.ERROR)  # its banner on a missing JAX
 
+import matplotlib.pyplot as plt
 import openmm
 from openmm import app, unit
 from openmmtools.states import ThermodynamicState
@@ -40,6 +44,7 @@ from openmm_tbg.metropolis import log_weights
 from openmm_tbg.reference import ALANINE_PHI, alanine_dipeptide
 from openmm_tbg.semi_empirical import gfn2_xtb_system
 from openmm_tbg.torsions import dihedral
+from openmm_tbg.verdict import ENOUGH_SAMPLES, FEWEST_SAMPLES
 
 MODEL = "alanine-dipeptide"
 REFERENCE = alanine_dipeptide()
@@ -142,6 +147,52 @@ def row_of(target: str, weights: np.ndarray, own: np.ndarray, inside: np.ndarray
     )
 
 
+def rows_of(proposals: Proposals) -> list[Row]:
+    phi = dihedral(proposals.positions_nm, ALANINE_PHI)
+    weights = {
+        target: weights_of(proposals, potential_of(build(), temperature_K))
+        for target, (build, temperature_K) in tqdm(TARGETS.items(), unit="target", mininterval=10.0)
+    }
+    inside = (phi > 0) & (phi < 2)
+    return [row_of(target, each, weights[OWN], inside) for target, each in weights.items()]
+
+
+def picture(rows: list[Row], n: int, path: Path) -> None:
+    figure, (numbers, differences) = plt.subplots(
+        1, 2, figsize=(10, 3.6), sharey=True, layout="constrained"
+    )
+    heights = range(len(rows), 0, -1)
+    numbers.barh(heights, [n * row.effective_sample_size for row in rows], color="tab:blue")
+    for fewest in (FEWEST_SAMPLES, ENOUGH_SAMPLES):
+        numbers.axvline(fewest, color="0.5", linestyle="--")
+    numbers.set_yticks(heights, [row.target for row in rows])
+    numbers.set(xscale="log", xlim=(1, n), xlabel=f"effective proposals of {n}")
+    numbers.set_title("lines: 10 and 50, to trust averages with care, and to trust them", size=9)
+    for height, row in zip(heights, rows, strict=True):
+        if found := row.phi_difference_kT:
+            face = "tab:blue" if found.is_trusted else "white"
+            differences.errorbar(
+                found.value, height, xerr=found.error, fmt="o", color="tab:blue", mfc=face
+            )
+    differences.set(xlabel="free energy of 0 < phi < 2 less that of the rest / kT")
+    differences.set_title("hollow: do not trust", size=9)
+    figure.savefig(path, dpi=130)
+
+
+def report(proposals: Proposals, about: dict[str, object], out: Path) -> None:
+    """Print the table, and write it with what the proposals are."""
+    rows = rows_of(proposals)
+    print("\n".join([f"{len(proposals)} proposals", HEADER, *map(str, rows)]))
+    record = {
+        **about,
+        "N": len(proposals),
+        "passing": float(proposals.passes.mean()),
+        "rows": [asdict(row) for row in rows],
+    }
+    out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    picture(rows, len(proposals), out.with_suffix(".png"))
+
+
 def main() -> None:
     options = arguments()
     generator = BoltzmannGenerator.from_pretrained(MODEL, REFERENCE.topology, options.device)
@@ -149,23 +200,8 @@ def main() -> None:
         options.store, generator, options.batches, options.batch, options.seed
     )
     store.fill(generator)
-    proposals = store.read()
-    phi = dihedral(proposals.positions_nm, ALANINE_PHI)
-    weights = {
-        target: weights_of(proposals, potential_of(build(), temperature_K))
-        for target, (build, temperature_K) in tqdm(TARGETS.items(), unit="target", mininterval=10.0)
-    }
-    inside = (phi > 0) & (phi < 2)
-    rows = [row_of(target, each, weights[OWN], inside) for target, each in weights.items()]
-    print("\n".join([f"{len(proposals)} proposals", HEADER, *map(str, rows)]))
-    record = {
-        "model": generator.sha256,
-        "N": len(proposals),
-        "seed": options.seed,
-        "passing": float(proposals.passes.mean()),
-        "rows": [asdict(row) for row in rows],
-    }
-    options.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    about = {"model": generator.sha256, "seed": options.seed}
+    report(store.read(), about, options.out)
 
 
 if __name__ == "__main__":

@@ -224,8 +224,8 @@ def bootstrap_error(
         The standard deviation; inf where some resample gives no finite value.
 
     Raises:
-        ValueError: There are no proposals, a log-weight is NaN or +inf, every weight is zero, or
-            `n` is below 2.
+        ValueError: There are no proposals, a log-weight is NaN or +inf, every weight is zero, a
+            column has another length, or `n` is below 2.
 
     Reference:
         Efron, Ann. Stat. 7 (1979) 1.
@@ -238,6 +238,11 @@ def bootstrap_error(
     """
     if n < 2:
         raise ValueError(f"n is {n}: a standard deviation takes at least two resamples")
+    if {len(column) for column in columns} - {len(log_weights)}:
+        raise ValueError(
+            f"columns of {[len(column) for column in columns]} rows, log_weights of "
+            f"{len(log_weights)}: give one row for each proposal"
+        )
     weights_over_largest(log_weights)
     rng = np.random.default_rng(seed)
     values: list[float] = []

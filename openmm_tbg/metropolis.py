@@ -28,12 +28,17 @@ def log_weights(u: Scalars, log_q: Scalars, passes: Mask) -> Scalars:
         passes: Whether the row passes the filters.
 
     Raises:
-        ValueError: log q is not finite in a row that passes.
+        ValueError: Lengths differ, or log q is not finite in a row that passes.
 
     Example:
         >>> log_weights(np.array([1.0, np.nan]), np.array([0.5, 0.5]), np.array([True, True]))
         array([-1.5, -inf])
     """
+    if not len(u) == len(log_q) == len(passes):
+        raise ValueError(
+            f"u has {len(u)} rows, log_q {len(log_q)}, passes {len(passes)}: give one row for each "
+            "proposal, those that fail a filter included"
+        )
     if not np.isfinite(log_q[passes]).all():
         raise ValueError(
             "log_q is not finite for a configuration that passes the filters: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from inspect import unwrap
 
 import numpy as np
 import pytest
@@ -175,6 +176,13 @@ def test_columns_are_resampled_with_their_weights() -> None:
     first = bootstrap_error(together, log_weights, 2 * log_weights, seed=1)
     assert first == bootstrap_error(together, log_weights, 2 * log_weights, seed=1)
     assert first != bootstrap_error(together, log_weights, 2 * log_weights, seed=2)
+
+
+@pytest.mark.parametrize("n", [2, 9])
+def test_columns_of_another_length_are_refused(n: int) -> None:
+    """A longer one would be cut without a word; users have no jaxtyping to stop them."""
+    with pytest.raises(ValueError, match=rf"columns of \[{n}\] rows, log_weights of 3"):
+        unwrap(bootstrap_error)(log_mean_weight, np.zeros(3), np.zeros(n), seed=0)
 
 
 def test_a_statistic_that_is_not_always_finite_has_no_error_bar() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from openmmtools.states import ThermodynamicState
 from structures import Alanine
 
 from openmm_tbg import BoltzmannGenerator, ProposalStore, ReducedPotential
+from openmm_tbg.free_energy import free_energy_difference
 from openmm_tbg.peptides import assembled
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -64,6 +67,7 @@ def test_compare_force_fields(tmp_path: Path, alanine: Alanine) -> None:
     )
     rows = json.loads(table.read_text())["rows"]
     assert all(row["target"] in run.stdout for row in rows)
+    assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     state = ThermodynamicState(alanine.system, 300 * unit.kelvin)
     context = state.create_context(openmm.VerletIntegrator(0.001))
     proposals = ProposalStore(store).read()
@@ -74,27 +78,60 @@ def test_compare_force_fields(tmp_path: Path, alanine: Alanine) -> None:
     assert rows[1]["from_own"]["value"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_alanine_free_energy(tmp_path: Path) -> None:
-    """Every method leaves a row: a figure, or the reason why there is none."""
-    smaller = (
-        "import alanine_free_energy as five; "
-        "five.BATCH, five.PILOT, five.WINDOWS, five.EQUILIBRATION_STEPS = 2, 4, 3, 100; "
-        "five.main()"
-    )
+FEWER = (
+    "import five_methods as five; "
+    "five.BATCH, five.PILOT, five.WINDOWS, five.UMBRELLA_KT = 2, 4, 6, 6.0; "
+    "five.EQUILIBRATION_STEPS = five.LANGEVIN_STEPS = 20; five.WINDOW_STEPS = 200; "
+)
+SLOW = "('weights', 'moves', 'tempering')"
+COUNTED = f"five.until = lambda name, end: range(2 if name in {SLOW} else 60); "
+
+
+@pytest.mark.parametrize(
+    ("example", "until", "options", "reference"),
+    [
+        ("alanine_free_energy", "", [], "reference 3.80 +- 0.07 (biased dynamics, 50 ns)"),
+        ("dipeptide_free_energy", COUNTED, ["GG"], "(umbrella sampling, 6 minutes; "),
+    ],
+)
+def test_five_methods(
+    example: str, until: str, options: list[str], reference: str, tmp_path: Path
+) -> None:
+    """Every method leaves a row: a figure with its verdict, or the reason why there is none."""
     out = tmp_path / "free_energy.json"
     run = subprocess.run(
-        [sys.executable, "-c", smaller, "--minutes", "0.01", "--out", out],
+        [sys.executable, "-c", f"{FEWER} {until} import {example}; {example}.main()", *options]
+        + ["--minutes", "0.01", "--out", out],
         capture_output=True,
         text=True,
         check=True,
         cwd=EXAMPLES,
     )
     record = json.loads(out.read_text())
-    assert record["reference_kT"] == pytest.approx(3.80, abs=0.01)
+    assert reference in run.stdout
+    assert ("the model was trained on it" in run.stdout) == (options == ["GG"])
     assert len(record["rows"]) == 5
     for row in record["rows"]:
-        assert row["method"] in run.stdout
-        assert (row["found"] is None) == bool(row["why_none"])
+        (line,) = re.findall(f"^{re.escape(row['method'])} .*$", run.stdout, flags=re.MULTILINE)
+        assert line.endswith(row["verdict"])
+        assert (row["found"] is None) == bool(row["why_none"]) == (row["verdict"] == "no figure")
+    assert record["rows"][0]["verdict"] in ("do not trust", "no figure")  # of so few proposals
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_umbrellas_over_a_free_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows drawn exactly, whose bias leaves the uniform distribution once it is undone."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    five = importlib.import_module("five_methods")
+    monkeypatch.setattr(five, "UMBRELLA_KT", 2.0)
+    centres, n = np.linspace(-np.pi, np.pi, 3, endpoint=False), np.array([400, 700, 1000])
+    spread = np.random.default_rng(1).normal(size=n.sum()) / math.sqrt(five.UMBRELLA_KT)
+    phi = (np.repeat(centres, n) + spread + np.pi) % (2 * np.pi) - np.pi
+    sampled = five.without_bias(np.stack([phi, phi], axis=-1), centres, n)
+    found, there = sampled.estimate(), five.inside(sampled.torsions)
+    assert abs(found.value - math.log(math.pi - 1)) < 4 * found.error < 0.4
+    again = free_energy_difference(sampled.log_weights, there, ~there)
+    assert again.value == pytest.approx(found.value, abs=1e-6)
 
 
 def test_train_dipeptides(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from alchemlyb.estimators import MBAR
+from arviz_stats.base.array import array_stats
+from pymbar import FES
 
 from openmm_tbg.arrays import Scalars
 from openmm_tbg.free_energy import (
@@ -24,7 +26,8 @@ from openmm_tbg.free_energy import (
     u_nk,
 )
 from openmm_tbg.free_energy import states as states_module
-from openmm_tbg.free_energy.estimated import require_length
+from openmm_tbg.free_energy.estimated import effective_number, require_length
+from openmm_tbg.free_energy.tail import log_sum_error, pareto_tail
 from openmm_tbg.verdict import Trust
 
 INF = np.inf
@@ -49,9 +52,12 @@ SOFTENED = -math.log(SOFTER * upper_tail(EDGE / SOFTER) / upper_tail(EDGE))
 MEAN = math.exp(-(EDGE**2) / 2) / math.sqrt(2 * math.pi) / upper_tail(EDGE)
 
 
+def log_density(x: Scalars) -> Scalars:
+    return -((x / WIDTH) ** 2) / 2 - math.log(WIDTH * math.sqrt(2 * math.pi))
+
+
 def log_weight(x: Scalars) -> Scalars:
-    log_q = -((x / WIDTH) ** 2) / 2 - math.log(WIDTH * math.sqrt(2 * math.pi))
-    return np.where(x > EDGE, -(x**2) / 2 - log_q, -INF)
+    return np.where(x > EDGE, -(x**2) / 2 - log_density(x), -INF)
 
 
 def proposals(n: int, rng: np.random.Generator) -> Scalars:
@@ -226,6 +232,73 @@ def test_alchemlyb_finds_the_same_free_energies(
     assert found.delta_f_.attrs == {"temperature": 300.0, "energy_unit": "kT"}
 
 
+def random_walk(n: int, rng: np.random.Generator) -> Scalars:
+    """A Metropolis chain in the target, with correlated states."""
+    x, steps, coins = np.zeros(n), rng.normal(size=n), np.log(rng.random(n))
+    for k in range(1, n):
+        there = x[k - 1] + steps[k]
+        accepted = there > EDGE and coins[k] < (x[k - 1] ** 2 - there**2) / 2
+        x[k] = there if accepted else x[k - 1]
+    return x
+
+
+def test_a_flow_targets_and_a_chain_tell_of_each_other() -> None:
+    """The flow's u is -log q, so that its f is 0 and those of the others are absolute."""
+    rng, colder, shift = np.random.default_rng(22), 1.25, 0.3
+    chain = random_walk(8000, rng)
+    chain = chain[independent_rows(chain)]
+    x = np.concatenate([proposals(600, rng), chain])
+    u = np.where(x > EDGE, x**2 / 2, INF)
+    other = np.where(x > EDGE, (x - shift) ** 2 / 2, INF)
+    u_kn = np.stack([-log_density(x), u, colder * u, other])
+    found = multistate(u_kn, np.array([600, len(chain), 0, 0]))
+    z = [
+        math.sqrt(2 * math.pi) * upper_tail(EDGE),
+        math.sqrt(2 * math.pi / colder) * upper_tail(EDGE * math.sqrt(colder)),
+        math.sqrt(2 * math.pi) * upper_tail(EDGE - shift),
+    ]
+    errors = found.errors_kT[0, 1:]
+    assert (np.abs(found.differences_kT[0, 1:] + np.log(z)) < 4 * errors).all()
+    assert errors.max() < 0.06
+    # The weights of MBAR bring the chain and the proposals into one profile.
+    edges = np.array([EDGE, 0.0, 0.5, 1.0, 2.0])
+    profile = free_energy_profile(found.log_weights(2), x[:, np.newaxis], [edges])
+    below = np.array([upper_tail(edge * math.sqrt(colder)) for edge in edges])
+    expected = -np.log((below[:-1] - below[1:]) / np.diff(edges))
+    away = np.abs(profile.free_energy_kT - expected + expected.min())
+    assert (away < 4 * profile.error_kT).all()
+    assert profile.error_kT.max() < 0.1
+
+
+def test_averages_are_those_of_the_weights_of_the_state() -> None:
+    u_kn, n_k = harmonic_states(500, np.random.default_rng(23))
+    found = multistate(u_kn, n_k)
+    for state in range(3):
+        weights = np.exp(found.log_weights(state))
+        assert weights.sum() == pytest.approx(1, abs=1e-9)
+        expected = found.average(u_kn[0], state).value
+        assert weights @ u_kn[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_profile_is_that_of_pymbar() -> None:
+    """Of bins of equal width, whose volume pymbar leaves out."""
+    x = proposals(3000, np.random.default_rng(24))
+    edges = np.linspace(-7.0, 7.0, 15)
+    x = x[np.abs(x) < 4.9]  # pymbar refuses to be asked for an empty bin
+    log_w = -(x**2) / 2 * (1 - WIDTH**-2)
+    u_kn = np.stack([x**2 / 2 / WIDTH**2, x**2 / 2])
+    surface = FES(u_kn, np.array([len(x), 0]))
+    surface.generate_fes(
+        x**2 / 2, x, fes_type="histogram", histogram_parameters={"bin_edges": edges}
+    )
+    found = free_energy_profile(log_w, x[:, np.newaxis], [edges])
+    seen = np.isfinite(found.free_energy_kT)
+    centres = ((edges[1:] + edges[:-1]) / 2)[seen]
+    expected = surface.get_fes(centres, reference_point="from-lowest")["f_i"]
+    assert seen.sum() == 10
+    assert found.free_energy_kT[seen] == pytest.approx(expected, abs=1e-6)
+
+
 def test_the_profile_is_the_density_in_every_bin() -> None:
     x = proposals(40_000, np.random.default_rng(7))
     edges = np.array([EDGE, 0.0, 0.25, 1.0, 2.0])
@@ -353,6 +426,16 @@ GOOD = np.zeros(10)
         (lambda: free_energy_between(np.full(10, -INF), GOOD), "every log-weight is -inf"),
         (lambda: free_energy_between(GOOD, np.full(10, -INF)), "every log-weight is -inf"),
         (lambda: average(GOOD, np.full(10, np.nan)), "observable is not finite"),
+        (lambda: average(np.zeros(1), np.zeros(1)), "1 log-weights: an error takes"),
+        (lambda: bennett(GOOD, np.zeros(1)), "1 log-weights: an error takes"),
+        (lambda: bennett(np.array([0.0, np.nan]), GOOD), "must be finite, or -inf"),
+        (lambda: free_energy_between(np.array([0.0, INF]), np.zeros(2)), "must be finite, or -inf"),
+        (
+            lambda: free_energy_profile(np.zeros(1), np.zeros((1, 1)), [np.array([-1.0, 1.0])]),
+            "1 log-weights: an error takes",
+        ),
+        (lambda: independent_rows(np.array([0.0, np.nan])), "constant or not finite"),
+        (lambda: independent_rows(np.zeros(1)), "holds one independent sample at most"),
         (lambda: free_energy_difference(GOOD, GOOD == 0, GOOD == 0), "share a proposal"),
         (lambda: free_energy_difference(GOOD, GOOD == 0, GOOD > 0), "lies in `second`"),
         (
@@ -391,3 +474,71 @@ def test_the_error_of_an_average_of_weights_is_the_textbook_one() -> None:
     weights = np.exp(log_weights)
     expected = weights.std(ddof=1) / math.sqrt(len(weights)) / weights.mean()
     assert log_normalising_constant(log_weights).error == pytest.approx(expected, rel=1e-9)
+
+
+def test_errors_of_few_heavy_weights_are_those_of_repeats() -> None:
+    """Lognormal weights of width 2, ln Z = 0, some twenty of 256 effective."""
+    rng, n, repeats = np.random.default_rng(17), 256, 300
+    found = [log_normalising_constant(2 * rng.normal(size=n) - 2.0) for _ in range(repeats)]
+    values, errors = np.array([(each.value, each.error) for each in found]).T
+    assert abs((values / errors).std(ddof=1) - 1) < 4 / math.sqrt(2 * (repeats - 1))
+    textbook = np.array([math.sqrt((n / each.n_effective - 1) / (n - 1)) for each in found])
+    assert (values / textbook).std(ddof=1) > 1.3
+
+
+def test_the_tail_of_pareto_weights() -> None:
+    """Above t, weights u^-k of uniform u have the scale k t; k is drawn to 1/2 by ten weights."""
+    k, log_weights = 0.3, -0.3 * np.log(np.random.default_rng(18).random(100_000))
+    tail = pareto_tail(log_weights)
+    assert tail is not None
+    assert tail.n == 948  # 3 sqrt(100,000)
+    assert tail.threshold == np.sort(np.exp(log_weights - log_weights.max()))[-949]
+    assert tail.k == pytest.approx(k, abs=4 * (1 + k) / math.sqrt(tail.n))
+    assert tail.scale == pytest.approx(k * tail.threshold, rel=4 * math.sqrt(2 / tail.n) * (1 + k))
+
+
+@pytest.mark.parametrize("n_zero", [0, 40])
+def test_the_tail_is_the_one_that_smooths_the_weights(n_zero: int) -> None:
+    """Its scale follows from one quantile; arviz-stats keeps the fit to itself."""
+    log_weights = np.random.default_rng(25).normal(size=60)
+    tail = pareto_tail(np.concatenate([log_weights, np.full(n_zero, -INF)]))
+    weights = np.sort(np.exp(log_weights - log_weights.max()))
+    k, scale = array_stats._gpdfit(weights[-12:] - weights[-13])
+    expected = (k, scale, weights[-13], 12)
+    assert tail is not None
+    assert (tail.k, tail.scale, tail.threshold, tail.n) == pytest.approx(expected, rel=1e-9)
+
+
+def test_regions_without_a_tail_have_the_inverse_effective_numbers() -> None:
+    x = proposals(2000, np.random.default_rng(19))
+    weights, found = np.exp(log_weight(x)), free_energy_difference(log_weight(x), x > 1, x <= 1)
+    numbers = [effective_number(weights[side]) for side in (x > 1, x <= 1)]
+    assert found.error == pytest.approx(math.sqrt(sum(1 / n for n in numbers)), rel=1e-9)
+
+
+def test_errors_do_not_depend_on_the_unit_of_weights() -> None:
+    log_weights = 2 * np.random.default_rng(20).normal(size=200)
+    error = log_sum_error(log_weights)
+    assert log_sum_error(np.random.default_rng(21).permutation(log_weights - 1e4)) == pytest.approx(
+        error, rel=1e-6
+    )
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of arviz-stats, which finds no tail
+def test_weights_that_no_float_holds_beside_the_largest_are_as_good_as_none() -> None:
+    assert log_sum_error(np.linspace(-3e4, 0, 100)) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_two_samples_give_no_figure_to_be_trusted() -> None:
+    """They have a spread of their own, which says nothing of the next."""
+    pair, sides = np.array([0.0, 0.1]), np.array([True, False])
+    for found in (
+        log_normalising_constant(pair),
+        average(pair, pair),
+        free_energy_difference(pair, sides, ~sides),
+        free_energy_between(pair, -pair),
+        bennett(pair, pair),
+        multistate(np.stack([pair, -pair]), np.array([1, 1])),
+        free_energy_difference_of_chain(sides),
+    ):
+        assert found.verdict.trust == Trust.NO

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from inspect import unwrap
 from itertools import product
 
 import numpy as np
@@ -42,6 +43,14 @@ def test_weights_refuse_a_density_that_is_not_finite() -> None:
     for log_q in (np.nan, INF, -INF):
         with pytest.raises(ValueError, match="log_q is not finite"):
             log_weights(np.zeros(1), np.array([log_q]), ~failing)
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 2), (2, 1, 2), (2, 2, 1)])
+def test_weights_refuse_columns_of_unequal_lengths(lengths: tuple[int, int, int]) -> None:
+    """Users have no jaxtyping to stop them."""
+    u, log_q, passes = (np.ones(length) for length in lengths)
+    with pytest.raises(ValueError, match=r"u has . rows, log_q ., passes .: give one row for each"):
+        unwrap(log_weights)(u, log_q, passes > 0)
 
 
 # --- detailed balance ------------------------------------------------------------------------

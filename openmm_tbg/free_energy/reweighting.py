@@ -11,14 +11,15 @@ from ..analysis import log_mean_weight
 from ..arrays import Mask, Scalars
 from ..verdict import doubts_of_weights
 from .estimated import Estimated, effective_number, normalised, require_length
+from .tail import log_sum_error
 
 
 def log_normalising_constant(log_weights: Scalars) -> Estimated:
     r"""The log of the target's normalising constant, from independent proposals alone.
 
-    $$ \ln \hat Z = \ln \frac{1}{N} \sum_n w_n, \qquad Z = \int e^{-u(x)} dx, \qquad
-       \sigma^2 = \frac{1}{N - 1} \Bigl( \frac{N \sum w^2}{(\sum w)^2} - 1 \Bigr) $$
+    $$ \ln \hat Z = \ln \frac{1}{N} \sum_n w_n, \qquad Z = \int e^{-u(x)} dx $$
 
+    with the error of `tail.log_sum_error`, which minds that few weights may carry the sum.
     The integral is over centred configurations in nm, of the hand and with the bonds that the
     filters ask for, atoms of equal label told apart as `filters.BondGraph` states. The free energy
     of the molecule is $-\ln Z$; kinetic and overall translational parts are not in it.
@@ -38,11 +39,14 @@ def log_normalising_constant(log_weights: Scalars) -> Estimated:
         0.693 +- 0.037 (exponential averaging, N = 120, 103 effective)
     """
     weights = normalised(log_weights)
-    n, n_effective = len(weights), effective_number(weights)
-    error = math.sqrt(max(0.0, n / n_effective - 1) / (n - 1))
-    doubts = doubts_of_weights(log_weights, {"the target": weights > 0})
-    value = log_mean_weight(log_weights)
-    return Estimated(value, error, "exponential averaging", (n,), n_effective, doubts=doubts)
+    return Estimated(
+        log_mean_weight(log_weights),
+        log_sum_error(log_weights),
+        "exponential averaging",
+        (len(weights),),
+        effective_number(weights),
+        doubts=doubts_of_weights(log_weights, {"the target": weights > 0}),
+    )
 
 
 def average(log_weights: Scalars, observable: Scalars) -> Estimated:
@@ -84,9 +88,11 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
     r"""Free energy of one set of configurations less that of another, from independent proposals.
 
     $$ \Delta F = -\ln \frac{\sum_{n \in A} w_n}{\sum_{n \in B} w_n}, \qquad
-       \sigma^2 = \frac{\sum_A w^2}{(\sum_A w)^2} + \frac{\sum_B w^2}{(\sum_B w)^2} $$
+       \sigma^2 = \frac{N - 1}{N} (\sigma_A^2 + \sigma_B^2) + \frac{2}{N} $$
 
-    the sum of the inverse effective numbers of the two.
+    with the errors of the two sums as `tail.log_sum_error` has them, the weights of all others
+    zero, and 2/N because a proposal is never in both. Where neither has a heavy tail this is the
+    sum of the inverse effective numbers, $\sum_A w^2 / (\sum_A w)^2 + \sum_B w^2 / (\sum_B w)^2$.
 
     Args:
         log_weights: -u - log q of all proposals, -inf where the weight is zero.
@@ -107,7 +113,7 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
     require_length(log_weights, first=first, second=second)
     if (first & second).any():
         raise ValueError("first and second share a proposal: give sets without common members")
-    sums, numbers = [], []
+    n, sums, numbers, variances = len(weights), [], [], []
     for name, inside in (("first", first), ("second", second)):
         if not weights[inside].any():
             raise ValueError(
@@ -116,11 +122,12 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
             )
         sums.append(weights[inside].sum())
         numbers.append(effective_number(weights[inside]))
+        variances.append(log_sum_error(np.where(inside, log_weights, -np.inf)) ** 2)
     return Estimated(
         -math.log(sums[0] / sums[1]),
-        math.sqrt(1 / numbers[0] + 1 / numbers[1]),
+        math.sqrt((n - 1) / n * sum(variances) + 2 / n),
         "reweighting",
-        (len(weights),),
+        (n,),
         min(numbers),
         doubts=doubts_of_weights(log_weights, {"`first`": first, "`second`": second}),
     )

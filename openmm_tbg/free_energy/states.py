@@ -111,6 +111,15 @@ class MultistateFreeEnergies:
         """How far the figures can be trusted, and the next step."""
         return Verdict(self.doubts)
 
+    def log_weights(self, state: int) -> Scalars:
+        r"""Log-weights of all samples in one state, as `free_energy_profile` takes them.
+
+        $$ w_n = e^{f_i - u_i(x_n)} \Bigm/ \sum_k N_k e^{f_k - u_k(x_n)}, \qquad \sum_n w_n = 1 $$
+        """
+        with np.errstate(divide="ignore"):
+            logarithms: Scalars = np.log(self._mbar.weights()[:, state])
+        return logarithms
+
     def average(self, observable: Scalars, state: int) -> Estimated:
         """The average in one state of an observable known at every sample.
 
