@@ -78,7 +78,7 @@ def match_dipeptide(topology: Topology, positions_nm: Frame) -> DipeptideMatch:
         _graph(_marked_atoms(molecule, positions_nm), molecule.bonds),
     )
     assert order is not None, "equal bonds and hydrogens, and each mark beside its opposite"
-    _require_hand(reference, positions_nm[list(order)])
+    reference.require_hand(positions_nm[list(order)])
     warn_of_first_proline(sequence)
     return DipeptideMatch(sequence, order)
 
@@ -123,19 +123,6 @@ def _require_protonation(reference: Molecule, molecule: Molecule) -> None:
     raise ValueError(
         f"topology: hydrogens differ ({'; '.join(faults[:FAULTS_SHOWN])}); {REPROTONATE}"
     )
-
-
-def _require_hand(reference: Molecule, ordered_nm: Frame) -> None:
-    wrong = [
-        f"{reference.names[c.centre]} of {reference.residue_names[c.centre]}"
-        for c in reference.stereocentres
-        if c.inverted(ordered_nm[None])[0]
-    ]
-    if wrong:
-        raise ValueError(
-            f"positions_nm: {' and '.join(wrong)} not of the hand of the L-amino acid; only "
-            "L-amino acids are known (check for a mirror image, or a D- or allo-residue)"
-        )
 
 
 def _marked_atoms(molecule: Molecule, positions_nm: Frame) -> list[Hashable]:

@@ -134,6 +134,27 @@ class Molecule:
         graph = _graph(self.n_atoms, self.bonds)
         return rx.distance_matrix(graph).astype(np.int64)
 
+    def require_hand(self, positions_nm: Frame) -> None:
+        """Check that a structure has the molecule's hand at each stereocentre.
+
+        Args:
+            positions_nm: (atoms, 3) in nm, in the order of the molecule's atoms.
+
+        Raises:
+            ValueError: naming the centres that are inverted.
+        """
+        wrong = [
+            f"{self.names[c.centre]} of {self.residue_names[c.centre]}"
+            for c in self.stereocentres
+            if c.inverted(positions_nm[None])[0]
+        ]
+        if wrong:
+            raise ValueError(
+                f"positions_nm: {' and '.join(wrong)} not of the hand of the molecule; dipeptides "
+                "are known of L-amino acids only (check for a mirror image, or a D- or "
+                "allo-residue)"
+            )
+
     def require_same(self, other_topology: Topology) -> None:
         """Check that a topology has the same elements and bonds, in the same order of atoms.
 
@@ -142,8 +163,17 @@ class Molecule:
         Raises:
             ValueError: naming the first atom or bond that differs.
         """
-        remedy = "reorder the atoms, or choose a model of this molecule"
+        hydrogens = self.atomic_numbers.count(1)
+        remedy = (
+            "reorder the atoms, or choose a model of this molecule (match_dipeptide tells what "
+            "belongs where in a dipeptide)"
+        )
         atoms = list(other_topology.atoms())
+        if hydrogens and not any(atom.element is Element.getBySymbol("H") for atom in atoms):
+            raise ValueError(
+                f"other_topology: no hydrogens where the molecule has {hydrogens}; add them with "
+                "Modeller.addHydrogens of OpenMM"
+            )
         if len(atoms) != self.n_atoms:
             raise ValueError(
                 f"other_topology: {len(atoms)} atoms where the molecule has {self.n_atoms}; "

@@ -31,7 +31,7 @@ from .transferable import ENCODINGS, RESIDUES
 
 MOMENTS = "moments."
 ENCODING_KEY = "transferable_encoding"
-LETTERS = dict(zip(RESIDUES, "ARNDCQEGHILKMFPSTWYV", strict=True))
+LETTERS = dict(zip(RESIDUES, "ARNDCQEGHILKMFPSTWYV", strict=True)) | {"HIE": "H"}
 
 Moments = Float32[np.ndarray, "2 pairs"]
 

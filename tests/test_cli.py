@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from miniatures import CARD, SETTINGS
 from openmm import app, unit
 from openmmtools.states import ThermodynamicState
-from structures import structure_from_smiles
+from peptides import peptide
+from structures import Alanine, Structure, structure_from_smiles
 from test_architecture import HEAVY
 
 from openmm_tbg import ProposalStore, ReducedPotential, doctor, read_run
@@ -26,6 +27,7 @@ from openmm_tbg.arrays import Cause, Positions
 from openmm_tbg.checkpoint import TrainedModel, file_sha256
 from openmm_tbg.cli.application import main
 from openmm_tbg.cli.formats import write_rows
+from openmm_tbg.cli.notes import note_other_target
 from openmm_tbg.encoding import encode_full
 from openmm_tbg.fields.architecture import DenoiserArchitecture
 from openmm_tbg.fields.geometry import ReferenceGeometry
@@ -33,6 +35,8 @@ from openmm_tbg.frames import FrameStore, load_frames
 from openmm_tbg.free_energy import log_normalising_constant
 from openmm_tbg.grid import TimeGrid
 from openmm_tbg.metropolis import log_weights
+from openmm_tbg.peptides import assembled
+from openmm_tbg.reference import alanine_dipeptide
 from openmm_tbg.torsions import dihedral
 from openmm_tbg.training import MoleculeFrames, ResidualMatching, Task, Trainer
 
@@ -118,6 +122,22 @@ def model_of_hydrogen_peroxide(folder: Path) -> TrainedModel:
     return TrainedModel(CARD, molecule, encoding, geometry, architecture, TimeGrid(8, 1), weights)
 
 
+def write_peptides(folder: Path) -> None:
+    """A dipeptide without hydrogens and one of D-amino acids, one longer, and one with caps."""
+    dipeptide = Structure(*assembled("KS"))
+    modeller = app.Modeller(dipeptide.topology, dipeptide.positions_nm * unit.nanometer)
+    modeller.delete([atom for atom in modeller.topology.atoms() if atom.element.symbol == "H"])
+    capped, longer = Alanine.build(), peptide("AAA")
+    for name, topology, positions_nm in (
+        ("bare", modeller.topology, modeller.positions.value_in_unit(unit.nanometer)),
+        ("mirrored", dipeptide.topology, -dipeptide.positions_nm),
+        ("longer", longer.topology, longer.positions_nm),
+        ("capped", capped.topology, capped.positions_nm),
+    ):
+        with (folder / f"{name}.pdb").open("w") as file:
+            app.PDBFile.writeFile(topology, np.array(positions_nm) * unit.nanometer, file)
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The structure of hydrogen peroxide and its System."""
@@ -137,6 +157,7 @@ def folder(inputs: Path) -> Path:
     (inputs / "wrong.yaml").write_text("proposls: 4\n")
     (inputs / "no.yaml").write_text("{")
     (inputs / "notes.txt").write_text("x")
+    write_peptides(inputs)
     answer = run(inputs, *SAMPLE)
     assert answer.exit_code == 0, answer.output
     return inputs
@@ -167,6 +188,7 @@ def test_reweight_is_that_of_the_library(folder: Path) -> None:
         folder, "reweight", "hooh.pdb", "drawn", *TARGET, "--out", "r.json", "--export", "w.npz"
     )
     assert answer.exit_code == 0, answer.output
+    assert f"the model was trained for {CARD.force_field[0]}" in answer.stderr
     proposals, stored = ProposalStore(folder / "drawn").read(), np.load(folder / "w.npz")
     assert not proposals.passes.all()
     state = ThermodynamicState(hydrogen_peroxide_target(), 300 * unit.kelvin)
@@ -348,6 +370,15 @@ WRONG = [
     ("sample KB --out d", 1, "none of the 20 amino acids"),
     ("sample ks --out d", 1, "write 'KS' for L-amino acids"),
     ("sample KSA --out d", 1, "has 3 amino acids where 2 are needed"),
+    ("sample bare.pdb --out d --model dipeptides", 1, "no hydrogens where the molecule has 20"),
+    (
+        "sample mirrored.pdb --out d --model dipeptides",
+        1,
+        "CA of LYS and CA of SER not of",
+    ),
+    ("mcmc mirrored.pdb --out d", 1, "check for a mirror image, or a D- or allo-residue"),
+    ("sample longer.pdb --out d --model dipeptides", 1, "has 3 amino acids where 2 are needed"),
+    ("sample capped.pdb --out d --model dipeptides", 1, "ACE is none of the 20 amino acids"),
     ("sample hooh.pdb --out d", 1, "give --model, or train one"),
     ("sample hooh.pdb --out d --model gone.safetensors", 1, "there is no such model"),
     ("sample hooh.pdb --out d --model alanin", 1, "nearest: alanine-dipeptide"),
@@ -402,6 +433,19 @@ def test_wrong_input_takes_one_line(folder: Path, line: str, code: int, said: st
     assert len(answer.stderr.splitlines()) == 1
     assert said in answer.stderr
     assert not (folder / "d").exists()
+
+
+def test_a_note_says_where_the_target_is_not_that_of_the_training(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    target = alanine_dipeptide()
+    card = replace(CARD, force_field=target.force_field, temperature_K=target.temperature_K)
+    note_other_target(card, target)
+    assert capsys.readouterr().err == ""
+    note_other_target(card, replace(target, force_field=("amber14-all.xml",)))
+    assert "trained for amber99sbildn.xml + amber99_obc.xml at 300 K" in capsys.readouterr().err
+    note_other_target(card, replace(target, temperature_K=310.0))
+    assert "the fewer proposals are accepted" in capsys.readouterr().err
 
 
 def test_tables_hold_no_python(tmp_path: Path) -> None:

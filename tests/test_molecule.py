@@ -147,6 +147,7 @@ def test_a_topology_may_have_other_names_and_another_order_of_bonds() -> None:
 @pytest.mark.parametrize(
     ("symbols", "bonds", "message"),
     [
+        (["O"], [], "no hydrogens where the molecule has 2; add them with Modeller.addHydrogens"),
         (["O", "H"], [(0, 1)], "2 atoms where the molecule has 3; reorder the atoms, or choose"),
         (["H", "O", "H"], [(0, 1), (1, 2)], r"atom 0 \(H\) is H where the molecule has O \(O\)"),
         (["O", "H", None], [(0, 1)], r"atom 2 \(None\) is a virtual site where the molecule has H"),

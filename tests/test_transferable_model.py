@@ -21,7 +21,12 @@ from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.peptides import AMINO_ACIDS, FORCE_FIELD, assembled, dipeptide
 from openmm_tbg.transferable import encode_full
-from openmm_tbg.transferable_model import TransferableModel, geometry_from_moments, moments_of
+from openmm_tbg.transferable_model import (
+    TransferableModel,
+    geometry_from_moments,
+    moments_of,
+    sequence_of,
+)
 
 
 def molecule_of(sequence: str) -> Molecule:
@@ -139,6 +144,15 @@ def test_a_topology_says_which_molecule_is_meant(path: Path, alanine: Alanine) -
         BoltzmannGenerator.from_checkpoint(path, topology, sequence="AA")
     with pytest.raises(ValueError, match="ACE is none of the 20 amino acids"):
         BoltzmannGenerator.from_checkpoint(path, alanine.topology)
+
+
+def test_the_usual_name_of_histidine_is_known() -> None:
+    topology, _ = assembled("HA")
+    next(topology.residues()).name = "HIE"
+    assert sequence_of(topology) == "HA"
+    next(topology.residues()).name = "HID"  # another protonation
+    with pytest.raises(ValueError, match="HID is none of the 20 amino acids"):
+        sequence_of(topology)
 
 
 @pytest.mark.parametrize(

@@ -150,19 +150,25 @@ def read_generator(model: str | None, structure: Structure, device: str) -> Bolt
     """The model of a name or file, or the one that comes with the package and knows the molecule.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or the structure has another hand.
     """
     from ..generator import BoltzmannGenerator
     from ..models import registered_models
 
-    if model is not None and Path(model).suffix == MODEL_FILE:
-        return BoltzmannGenerator.from_checkpoint(model_file(model), structure.topology, device)
+    def load(name: str) -> BoltzmannGenerator:
+        if Path(name).suffix == MODEL_FILE:
+            known = BoltzmannGenerator.from_checkpoint(model_file(name), structure.topology, device)
+        else:
+            known = BoltzmannGenerator.from_pretrained(name, structure.topology, device)
+        known.molecule.require_hand(structure.starts_nm[0])
+        return known
+
     if model is not None:
-        return BoltzmannGenerator.from_pretrained(model, structure.topology, device)
+        return load(model)
     reasons = []
     for name in registered_models():
         try:
-            return BoltzmannGenerator.from_pretrained(name, structure.topology, device)
+            return load(name)
         except ValueError as error:
             reasons.append(f"{name}: {error}")
     raise ValueError(

@@ -19,6 +19,7 @@ from .inputs import (
     seed_option,
     target_options,
 )
+from .notes import note_other_target
 
 if TYPE_CHECKING:
     from openmmtools.mcmc import MCMCMove
@@ -102,6 +103,7 @@ def command(
     structure = read_structure(molecule)
     generator = read_generator(model, structure, device)
     target = read_target(structure.as_trained(generator.card), force_field, temperature, system)
+    note_other_target(generator.card, target)
     run = MCMCRun(
         out,
         ThermodynamicState(target.system, target.temperature_K * unit.kelvin),

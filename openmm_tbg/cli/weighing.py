@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from .inputs import model_file, read_structure, read_target, reduced_potential
+from .notes import note_other_target
 
 if TYPE_CHECKING:
     from ..arrays import Scalars
@@ -72,9 +73,12 @@ def read_stored(
     structure = read_structure(molecule)
     Molecule.from_dict(store.manifest).require_same(structure.topology)
     model, _ = split_reference(store.manifest["reference"])
-    if model in registered_models() or Path(model).exists():
-        structure = structure.as_trained(read_card(model_file(model)))
-    return store, read_target(structure, force_field, temperature_K, system)
+    if model not in registered_models() and not Path(model).exists():
+        return store, read_target(structure, force_field, temperature_K, system)
+    card = read_card(model_file(model))
+    target = read_target(structure.as_trained(card), force_field, temperature_K, system)
+    note_other_target(card, target)
+    return store, target
 
 
 def is_chain(
