@@ -259,6 +259,89 @@ def test_simulate_goes_on_bit_for_bit_and_refuses_another_simulation(inputs: Pat
     assert "1 of 200 frames are skipped" in answer.stderr
 
 
+EVALUATE = "evaluate hooh.pdb --model tiny.safetensors --phi 2,0,1,3 -n 512".split()  # noqa: SIM905
+EVALUATE += [*TARGET, "--batch-size", "256"]
+PHI_DEG = (0, math.degrees(2))  # the basin of the figures
+
+
+def test_evaluate_finds_the_known_free_energy_and_draws_nothing_twice(folder: Path) -> None:
+    (folder / "known.json").write_text('{"hooh.pdb": [0.5, 0.1], "KS": [1, 2]}')
+    line = [*EVALUATE, "--out", "table"]
+    answer = run(folder, *line, "--references", "known.json")
+    assert answer.exit_code == 0, answer.output
+    (row,) = json.loads((folder / "table" / "results.json").read_text())["rows"]
+    difference, error = (row[f"free_energy_difference_kT{end}"] for end in ("", "_error"))
+    assert error < 0.3
+    assert abs(difference - known_free_energy(*PHI_DEG)) < 4 * error
+    assert row["deviation_kT"] == difference - 0.5
+    drawn = sorted((folder / "table" / "hooh.pdb").glob("proposals_*/batch_*"))
+    written = [batch.stat().st_mtime_ns for batch in drawn]
+    assert len(written) == 2
+    again = run(folder, *line, "-n", "700")
+    assert again.exit_code == 0, again.output
+    assert [batch.stat().st_mtime_ns for batch in drawn] == written
+    (row,) = json.loads((folder / "table" / "results.json").read_text())["rows"]
+    assert row["n"] == 700
+    assert row["deviation_kT"] is None
+
+
+# A force field of hydrogen peroxide without forces.
+FREE = """
+<ForceField>
+ <AtomTypes>
+  <Type name="O" class="O" element="O" mass="16"/><Type name="H" class="H" element="H" mass="1"/>
+ </AtomTypes>
+ <Residues>
+  <Residue name="MOL">
+   <Atom name="O0" type="O"/><Atom name="O1" type="O"/>
+   <Atom name="H2" type="H"/><Atom name="H3" type="H"/>
+   <Bond atomName1="O0" atomName2="O1"/>
+   <Bond atomName1="O0" atomName2="H2"/><Bond atomName1="O1" atomName2="H3"/>
+  </Residue>
+ </Residues>
+</ForceField>
+"""
+
+
+def test_evaluate_tells_which_molecule_failed_and_tries_it_again(folder: Path) -> None:
+    (folder / "free.xml").write_text(FREE)
+    line = ["evaluate", "hooh.pdb", "later.pdb", "--model", "tiny.safetensors", "--out", "two"]
+    line += ["--force-field", "free.xml", "--phi", "2,0,1,3", "-n", "4", "--batch-size", "4"]
+    answer = run(folder, *line)
+    assert answer.exit_code == 1
+    assert "later.pdb UsageError: later.pdb: there is no such file" in answer.stdout
+    assert answer.stderr.splitlines()[-1].startswith("error: 1 of 2 molecules failed")
+    (folder / "later.pdb").write_bytes((folder / "hooh.pdb").read_bytes())
+    answer = run(folder, *line)
+    assert answer.exit_code == 0, answer.output
+    first, second = json.loads((folder / "two" / "results.json").read_text())["rows"]
+    assert first["valid"] == second["valid"] > 0
+
+
+def test_evaluate_compares_one_molecule_with_its_dynamics(folder: Path) -> None:
+    simulated = [*SIMULATE, "--frames", "202"]
+    simulated[simulated.index("frames")] = "compared"
+    assert run(folder, *simulated).exit_code == 0
+    line = [*EVALUATE, "--psi", "3,1,0,2", "--frames", "compared", "--out", "full"]
+    answer = run(folder, *line)
+    assert answer.exit_code == 0, answer.output
+    found = json.loads((folder / "full" / "figures.json").read_text())
+    state = ThermodynamicState(hydrogen_peroxide_target(), 300 * unit.kelvin)
+    potential = ReducedPotential(state, state.create_context(openmm.VerletIntegrator(0.001)))
+    u_md = potential(load_frames(folder / "compared").positions_nm.astype(np.float64))
+    low, _, high = found["energy_quartiles_md_kT"]  # the median lies between two of 202 frames
+    outer = np.quantile(u_md, (0.25, 0.75), method="inverted_cdf")
+    assert [low, high] == pytest.approx(outer.tolist(), rel=1e-5)
+    difference = found["free_energy_difference_kT"]
+    assert abs(difference["value"] - known_free_energy(*PHI_DEG)) < 4 * difference["error"] < 1.2
+    assert f"{difference['value']:.2f} +- {difference['error']:.2f} kT" in answer.stdout
+    assert (folder / "full" / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "seed is 1 there and 2 here" in run(folder, *line, "--seed", "2").stderr
+    hot = run(folder, *line, "--temperature", "310", "--out", "hot")
+    assert "simulated with system.xml at 300 K, the target is system.xml at 310 K" in hot.stderr
+    assert not (folder / "hot").exists()
+
+
 TRAIN = "train hooh.pdb md --hidden 8 --layers 2 --every 20 --out new.safetensors".split()  # noqa: SIM905
 
 
@@ -389,6 +472,17 @@ WRONG = [
         1,
         "a multiple of n_walkers",
     ),
+    ("evaluate", 2, "Missing argument 'MOLECULES"),
+    ("evaluate KS", 2, "Missing option '--out'"),
+    ("evaluate KB --out d", 1, "none of the 20 amino acids"),
+    ("evaluate hooh.pdb --out d", 1, "give --model, or train one"),
+    ("evaluate hooh.pdb --out d --model tiny.safetensors --system system.xml", 2, "--phi phi: no"),
+    ("evaluate KS KS --out d", 1, "comes twice"),
+    ("evaluate KS AT --out d --system system.xml", 2, "name one MOLECULE"),
+    ("evaluate KS AT --out d --frames drawn", 2, "name one MOLECULE"),
+    ("evaluate KS --out d --frames drawn --references wrong.yaml", 2, "leave --references out"),
+    ("evaluate KS --out d --references wrong.yaml", 1, "wrong.yaml holds no references"),
+    (f"{' '.join(EVALUATE)} --out d --frames drawn", 1, "drawn holds no manifest.json"),
     ("models show gone", 1, "is no registered model"),
     ("cite --out a.txt", 2, "ends in one of .bib"),
 ]

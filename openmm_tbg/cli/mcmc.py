@@ -9,16 +9,8 @@ import rich_click as click
 
 from .command import Command
 from .formats import FRAMES, OutputFile, OutputFolder, write_frames
-from .inputs import (
-    energy_platform,
-    model_options,
-    molecule_argument,
-    read_generator,
-    read_structure,
-    read_target,
-    seed_option,
-    target_options,
-)
+from .inputs import energy_platform, read_modelled
+from .options import molecule_argument, sampling_options
 
 if TYPE_CHECKING:
     from openmmtools.mcmc import MCMCMove
@@ -65,9 +57,7 @@ if TYPE_CHECKING:
     help="Of the local move, in fs.",
 )
 @click.option("--export", type=OutputFile(*FRAMES), help="File for the states of the chain.")
-@seed_option
-@model_options
-@target_options
+@sampling_options
 def command(
     molecule: str,
     out: Path,
@@ -99,9 +89,7 @@ def command(
     from ..run import MCMCRun
     from ..run_store import read_run
 
-    structure = read_structure(molecule)
-    generator = read_generator(model, structure, device)
-    target = read_target(structure.as_trained(generator.card), force_field, temperature, system)
+    generator, target = read_modelled(molecule, model, device, force_field, temperature, system)
     run = MCMCRun(
         out,
         ThermodynamicState(target.system, target.temperature_K * unit.kelvin),

@@ -10,13 +10,8 @@ import rich_click as click
 from .command import Command
 from .formats import OutputFile
 from .free_energy import read_angle
-from .inputs import (
-    ExistingFolder,
-    molecule_argument,
-    read_structure,
-    reduced_potential,
-    target_options,
-)
+from .inputs import read_structure, reduced_potential
+from .options import ExistingFolder, molecule_argument, target_options
 from .weighing import is_chain, read_stored
 
 if TYPE_CHECKING:
@@ -73,6 +68,6 @@ def command(
 def _ramachandran(topology: Topology) -> tuple[Dihedral, Dihedral] | None:
     """Phi and psi of the first residues that have them; None where there are none."""
     try:
-        return read_angle("phi", topology), read_angle("psi", topology)
+        return read_angle("--phi", "phi", topology), read_angle("--psi", "psi", topology)
     except click.UsageError:
         return None
