@@ -360,6 +360,11 @@ def test_train_goes_on_and_its_model_draws(inputs: Path) -> None:
     assert model.card.training["n_steps"] == 40
     answer = run(inputs, *TRAIN, "--steps", "40", "--batch-size", "8")
     assert "made with other settings (batch_size)" in answer.stderr
+    line[line.index("md")] = "others"
+    assert run(inputs, *line, "--seed", "2").exit_code == 0
+    answer = run(inputs, *["others" if each == "md" else each for each in TRAIN], "--steps", "60")
+    assert answer.exit_code == 1
+    assert "new.pt was made with other frames (positions_nm for training, " in answer.stderr
     answer = run(inputs, "train", "alanine-dipeptide", *TRAIN[2:])
     assert answer.exit_code == 1
     assert "another molecule than alanine-dipeptide" in answer.stderr
