@@ -6,6 +6,7 @@ import html
 import io
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,11 +29,12 @@ from openmm_tbg.report import (
     Report,
     report_on_run,
     report_on_store,
+    view,
     write_chain_report,
     write_report,
 )
-from openmm_tbg.report.contents import superposed
 from openmm_tbg.report.plots import plot_angles, plot_surface, plot_trace, plot_weights
+from openmm_tbg.report.structures import superposed
 from openmm_tbg.run_record import COUNTS, RunRecord
 from openmm_tbg.store import ProposalStore
 from openmm_tbg.torsions import dihedral
@@ -262,25 +264,39 @@ def test_a_chain_without_proposals_is_refused(record: RunRecord) -> None:
         report_on_run(replace(record, counts=np.zeros_like(record.counts)))
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-def test_the_page_works_offline(page: Path, report: Report, browser: Any, width: int) -> None:
+def open_at(browser: Any, page: Path, width: int) -> None:
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(page.as_uri())
-    for name, expected in (("ess", report.effective_sample_size), ("k", report.pareto_k)):
-        assert float(browser.find_element("id", name).get_attribute("value")) == expected
+
+
+def shown(browser: Any, name: str) -> float:
+    return float(browser.find_element("id", name).get_attribute("value"))
+
+
+def assert_readable(browser: Any) -> None:
+    """Nothing is wider than the window, and every picture is drawn."""
     spread = "return document.documentElement.scrollWidth - window.innerWidth"
     assert browser.execute_script(spread) <= 0
     scrolling = "return [...document.querySelectorAll('table, .scroll')].filter("
     scrolling += "(each) => each.scrollWidth > each.clientWidth).length"
     assert browser.execute_script(scrolling) == 0
-    inside, around = (browser.find_element("css selector", css) for css in ("canvas", ".frame"))
-    assert inside.rect["x"] + inside.rect["width"] < around.rect["x"] + around.rect["width"]
+    drawn = "return [...document.images].map((each) => each.complete && each.naturalWidth > 100)"
+    assert len(browser.execute_script(drawn)) >= 4
+    assert all(browser.execute_script(drawn))
+
+
+def assert_drawn(browser: Any, element: str) -> None:
+    """The viewer shows more than a background."""
     picture = matplotlib.image.imread(
-        io.BytesIO(browser.find_element("id", "viewer").screenshot_as_png)
+        io.BytesIO(browser.find_element("css selector", element).screenshot_as_png)
     )
     colours = len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0))
     assert colours > 10, "the viewer is blank"
+
+
+def assert_offline(browser: Any, page: Path) -> None:
+    """No error on the console, and nothing asked of a network."""
     assert [each for each in browser.get_log("browser") if each["level"] == "SEVERE"] == []
     messages = [json.loads(each["message"])["message"] for each in browser.get_log("performance")]
     asked = {
@@ -290,3 +306,88 @@ def test_the_page_works_offline(page: Path, report: Report, browser: Any, width:
         and each["params"]["documentURL"] == page.as_uri()  # not the browser's own first tab
     }
     assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {page.as_uri()}
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_works_offline(page: Path, report: Report, browser: Any, width: int) -> None:
+    open_at(browser, page, width)
+    assert shown(browser, "ess") == report.effective_sample_size
+    assert shown(browser, "k") == report.pareto_k
+    assert_readable(browser)
+    inside, around = (browser.find_element("css selector", css) for css in ("canvas", ".frame"))
+    assert inside.rect["x"] + inside.rect["width"] < around.rect["x"] + around.rect["width"]
+    assert_drawn(browser, "#viewer")
+    assert_offline(browser, page)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_of_a_chain_works_offline(
+    record: RunRecord, browser: Any, width: int, tmp_path: Path
+) -> None:
+    report, page = report_on_run(record, RAMACHANDRAN), tmp_path / "chain.html"
+    write_chain_report(report, page)
+    open_at(browser, page, width)
+    assert shown(browser, "acceptance") == report.acceptance
+    assert shown(browser, "run") == report.longest_run
+    doubt = report.verdict.doubts[0]
+    verdict = browser.find_element("css selector", ".verdict").text
+    assert f"{doubt.reason}. Next: {doubt.advice}." in verdict
+    assert_readable(browser)
+    assert_offline(browser, page)
+
+
+MOLECULE = GaussianGenerator().molecule
+
+
+def test_samples_are_viewed_by_weight_and_offline(browser: Any, tmp_path: Path) -> None:
+    """3Dmol.js holds the frames of weight, with their bonds, and draws them."""
+    frames = FRAME + WIDTH_NM * np.random.default_rng(3).normal(size=(5, 4, 3))
+    log_weights = np.array([-np.inf, 0.0, -np.inf, 1.0, 2.0])
+    frames[0] = np.nan  # as a proposal that failed
+    page = tmp_path / "view.html"
+    page.write_text(f"<html><body>{view(MOLECULE, frames, log_weights).write_html()}</body></html>")
+    open_at(browser, page, 1280)
+    browser.implicitly_wait(10)
+    browser.find_element("css selector", "canvas")
+    models = """
+        const name = Object.keys(window).find((each) => /^viewer_[0-9]+$/.test(each));
+        return [0, 1, 2].map((k) => window[name].getModel(k).selectedAtoms({}).map(
+            (each) => [each.elem, each.x, each.y, each.z, each.bonds]));
+    """
+    expected = 10 * superposed(frames[[1, 3, 4]])
+    for atoms, frame in zip(browser.execute_script(models), expected, strict=True):
+        assert [atom[0] for atom in atoms] == ["C", "H", "O", "N"]
+        np.testing.assert_allclose([atom[1:4] for atom in atoms], frame, atol=1e-4)
+        neighbours = [sorted(MOLECULE.neighbours(atom)) for atom in range(4)]
+        assert [sorted(atom[4]) for atom in atoms] == neighbours
+    assert_drawn(browser, "canvas")
+    assert_offline(browser, page)
+
+
+def test_samples_without_weights_are_spread_evenly() -> None:
+    frames = FRAME + WIDTH_NM * np.random.default_rng(3).normal(size=(10, 4, 3))
+    page = view(MOLECULE, frames, n=5).write_html()
+    assert page.count("V2000") == 5
+    for frame in superposed(frames[::2]):
+        assert f"{10 * frame[0, 0]:.4f}".rjust(10) in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "n is 0: draw at least one sample"),
+        ({"positions_nm": np.zeros((2, 3, 3))}, r"the shape \(2, 3, 3\), the molecule 4 atoms"),
+        ({"log_weights": np.zeros(3)}, "log_weights 3 rows"),
+        ({"log_weights": np.full(2, -np.inf)}, "no sample has a weight"),
+        ({"positions_nm": np.full((2, 4, 3), np.nan)}, "a sample is not finite"),
+    ],
+)
+def test_what_cannot_be_viewed_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        view(**{"molecule": MOLECULE, "positions_nm": np.zeros((2, 4, 3))} | arguments)
+
+
+def test_a_missing_viewer_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "py3Dmol", None)
+    with pytest.raises(ImportError, match=r"pip install 'openmm-tbg\[notebook\]'"):
+        view(MOLECULE, FRAME[np.newaxis])

@@ -36,8 +36,8 @@ from .plots import (
     plot_trace,
     plot_weights,
 )
+from .viewer import ANGSTROMS_PER_NM, VIEWER
 
-ANGSTROMS_PER_NM = 10.0
 STYLE: Any = {
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -61,7 +61,7 @@ def write_report(report: Report, path: Path) -> None:
         "report": report,
         "n": len(report.log_weights),
         "pictures": _pictures(report),
-        "viewer": Markup((Path(__file__).parent / "3Dmol-min.js").read_text()),
+        "viewer": Markup(VIEWER.read_text()),
         "structures": _structures(report),
         "isfinite": math.isfinite,
         "to_a_tenth": to_a_tenth,
