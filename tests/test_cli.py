@@ -9,19 +9,20 @@ import sys
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from miniatures import CARD, SETTINGS
+from miniatures import CARD, SETTINGS, trained
 from openmm import app, unit
 from openmmtools.states import ThermodynamicState
 from structures import structure_from_smiles
 from test_architecture import HEAVY
 
-from openmm_tbg import ProposalStore, ReducedPotential, doctor, read_run
+from openmm_tbg import BoltzmannGenerator, ProposalStore, ReducedPotential, doctor, read_run
 from openmm_tbg.arrays import Cause, Positions
 from openmm_tbg.checkpoint import TrainedModel, file_sha256
 from openmm_tbg.cli.application import main
@@ -29,10 +30,12 @@ from openmm_tbg.cli.formats import write_rows
 from openmm_tbg.encoding import encode_full
 from openmm_tbg.fields.architecture import DenoiserArchitecture
 from openmm_tbg.fields.geometry import ReferenceGeometry
+from openmm_tbg.flow import ContinuousFlow
 from openmm_tbg.frames import FrameStore, load_frames
 from openmm_tbg.free_energy import log_normalising_constant
 from openmm_tbg.grid import TimeGrid
 from openmm_tbg.metropolis import log_weights
+from openmm_tbg.proposals import Proposals
 from openmm_tbg.torsions import dihedral
 from openmm_tbg.training import MoleculeFrames, ResidualMatching, Task, Trainer
 
@@ -192,15 +195,39 @@ CHAIN = "mcmc hooh.pdb --model tiny.safetensors --out chain --local-steps 2".spl
 CHAIN += [*TARGET, "--block-size", "4", "--proposals", "4"]
 
 
-def test_chain_goes_on_where_it_stopped_and_its_states_are_counted(folder: Path) -> None:
+@pytest.fixture
+def rows_drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of each batch that a generator draws from now on."""
+    sizes, propose = [], BoltzmannGenerator.propose
+
+    def counting(self: BoltzmannGenerator, n: int, *rest: Any) -> Proposals:
+        sizes.append(n)
+        return propose(self, n, *rest)
+
+    monkeypatch.setattr(BoltzmannGenerator, "propose", counting)
+    return sizes
+
+
+def test_chain_goes_on_where_it_stopped_and_its_states_are_counted(
+    folder: Path, rows_drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openmm_tbg.cli.mcmc.ramachandran", lambda topology: (H_O_O_H, H_O_O_H))
     answer = run(folder, *CHAIN, "--iterations", "4")
     assert answer.exit_code == 0, answer.output
+    assert sum(rows_drawn) == 4 * 4
     first = read_run(folder / "chain").positions_nm
     answer = run(folder, *CHAIN, "--iterations", "12")
     assert "12 iterations" in answer.stdout
+    assert sum(rows_drawn) == 12 * 4
     positions_nm = read_run(folder / "chain").positions_nm
     assert len(positions_nm) == 12
     np.testing.assert_array_equal(positions_nm[:4], first)
+    phi = dihedral(positions_nm, H_O_O_H)
+    n_crossings = np.count_nonzero(np.diff((phi > 0) & (phi < 2)))
+    assert f"round trips             {n_crossings // 2}\n" in answer.stdout
+    again = run(folder, *CHAIN, "--iterations", "12")
+    assert again.stdout == answer.stdout
+    assert sum(rows_drawn) == 12 * 4  # nothing is left to draw
     half = ["--angle", "2,0,1,3", "--inside", "-120", "0"]
     answer = run(folder, "free-energy", "hooh.pdb", "chain", *half, "--out", "c.json")
     assert answer.exit_code == 0, answer.output
@@ -239,6 +266,8 @@ def test_simulate_goes_on_bit_for_bit_and_refuses_another_simulation(inputs: Pat
     assert answer.exit_code == 0, answer.output
     assert "200 frames of hooh.pdb, 0 skipped" in answer.stdout
     whole = load_frames(inputs / "frames")
+    manifest = whole.metadata
+    assert (manifest["interval_ps"], manifest["equilibration_ps"]) == (0.02, 0.2)
     store = FrameStore(inputs / "frames", "r+")
     store.finish(1, 0)  # as if it had been stopped before the second walker
     (inputs / "frames" / "walker_0001.checkpoint").unlink()
@@ -533,3 +562,26 @@ def test_doctor_finds_an_uneven_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert "numpy is" in found.found
     assert "nowhere is missing" in found.found
     assert not found.is_well
+
+
+def test_doctor_tells_the_error_of_each_log_q() -> None:
+    model = replace(trained().model, grid=TimeGrid(nodes=16, steps=1))
+    generator = BoltzmannGenerator(model, "tiny", "0")
+    found = doctor.proposals_of(generator)
+    assert found.is_well
+    drawn = generator.propose(10, np.random.default_rng(0))
+    drawn = drawn[drawn.passes]
+    fine = ContinuousFlow(generator.flow.field, generator.flow.prior, TimeGrid(48, 2))
+    log_q = fine.log_prob(torch.from_numpy(drawn.positions_nm)).numpy() + math.log(2)
+    expected = drawn.log_q - log_q
+    assert found.found.startswith(f"{len(drawn)} of 10 pass, ")
+    rms, each = found.found.partition("error of log q ")[2].split(" kT rms (")
+    assert float(rms) == pytest.approx(np.sqrt(np.square(expected).mean()), abs=2e-3)
+    shown = [float(one) for one in each.removesuffix(")").split()]
+    np.testing.assert_allclose(shown, expected, atol=2e-3)
+
+
+def test_doctor_finds_a_wrong_density() -> None:
+    coarse = replace(trained().model, grid=TimeGrid(nodes=2, steps=1))
+    found = doctor.proposals_of(BoltzmannGenerator(coarse, "tiny", "0"))
+    assert "the arithmetic of torch differs" in found.remedy

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from jaxtyping import Float64
 from openmm import app
-from oracles import FRAME, WIDTH_NM, GaussianGenerator, half_space, harmonic_system
+from oracles import FRAME, MOLECULE, WIDTH_NM, GaussianGenerator, half_space, harmonic_system
 
 from openmm_tbg.analysis import effective_sample_size, independence_acceptance, pareto_k
 from openmm_tbg.arrays import Cause, Frame, Positions, Scalars
@@ -216,7 +216,10 @@ def test_the_target_is_told_and_cited(store: ProposalStore, tmp_path: Path) -> N
 
 @pytest.fixture
 def record() -> RunRecord:
-    """Six iterations of two steps, each with two proposals; the third and sixth accept."""
+    """Six iterations of two steps, each with two proposals; the third and sixth accept.
+
+    Mirrored frames have phi on the other side of 0: four crossings.
+    """
     counts = np.zeros((6, len(COUNTS)), dtype=np.int64)
 
     def column(name: str) -> Any:
@@ -227,6 +230,7 @@ def record() -> RunRecord:
     column("n_rejected_bond_graph")[:] = 1
     column("n_rejected_metropolis")[:] = 3 - column("n_accepted")
     positions_nm = FRAME + WIDTH_NM * np.random.default_rng(0).normal(size=(6, 4, 3))
+    positions_nm[[1, 2, 4]] *= -1
     metadata = {"topology": {}, "move": {"kind": "toy"}, "seed": 5, "versions": {"numpy": "2"}}
     return RunRecord(positions_nm, potential(positions_nm), np.zeros(6), counts, metadata)
 
@@ -242,7 +246,9 @@ def test_a_chain_is_told_as_it_was(record: RunRecord, tmp_path: Path) -> None:
         "thinned": 0,
     }
     assert (report.n_steps, report.n_accepted, report.longest_run) == (12, 3, 4)
-    assert report.verdict == Verdict(doubts_of_chain(12, 3, 4))
+    assert report.n_round_trips == 2
+    assert report.verdict == Verdict(doubts_of_chain(12, 3, 4, 2))
+    assert report_on_run(record).n_round_trips is None
     for column, atoms in enumerate(RAMACHANDRAN):
         expected = dihedral(record.positions_nm, atoms)
         np.testing.assert_array_equal(report.angles[:, column], expected)
@@ -257,6 +263,8 @@ def test_a_chain_is_told_as_it_was(record: RunRecord, tmp_path: Path) -> None:
     assert found["verdict"] == "do not trust"
     page = (tmp_path / "chain.html").read_text()
     assert "3 accepted steps of 12, fewer than 10" in page
+    assert "2 round trips between the basin and the rest, fewer than 10" in page
+    assert found["n_round_trips"] == 2
 
 
 def test_a_chain_without_proposals_is_refused(record: RunRecord) -> None:
@@ -329,14 +337,12 @@ def test_the_page_of_a_chain_works_offline(
     open_at(browser, page, width)
     assert shown(browser, "acceptance") == report.acceptance
     assert shown(browser, "run") == report.longest_run
+    assert shown(browser, "trips") == report.n_round_trips
     doubt = report.verdict.doubts[0]
     verdict = browser.find_element("css selector", ".verdict").text
     assert f"{doubt.reason}. Next: {doubt.advice}." in verdict
     assert_readable(browser)
     assert_offline(browser, page)
-
-
-MOLECULE = GaussianGenerator().molecule
 
 
 def test_samples_are_viewed_by_weight_and_offline(browser: Any, tmp_path: Path) -> None:

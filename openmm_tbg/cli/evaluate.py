@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from .angles import read_angle
 from .command import Command
 from .formats import OutputFolder
-from .free_energy import read_angle
 from .inputs import read_modelled, reduced_potential
 from .options import ExistingFile, ExistingFolder, sampling_options
 from .simulated import read_simulated, require_of_target

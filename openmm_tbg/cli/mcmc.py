@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from .angles import ramachandran
 from .command import Command
 from .formats import FRAMES, OutputFile, OutputFolder, write_frames
 from .inputs import energy_platform, read_modelled
@@ -80,14 +81,19 @@ def command(
     MOLECULE is alanine-dipeptide, a sequence such as KS, or a PDB or CIF file. The same command
     goes on after any end; a block of iterations at most is lost.
     """
+    from dataclasses import replace
+
     from openmm import unit
     from openmmtools.cache import ContextCache
     from openmmtools.mcmc import SequenceMove
     from openmmtools.states import SamplerState, ThermodynamicState
 
+    from ..evaluation.figures import in_basin
+    from ..free_energy import round_trips
     from ..move import TBGMove
     from ..run import MCMCRun
     from ..run_store import read_run
+    from ..torsions import dihedral
 
     generator, target = read_modelled(molecule, model, device, force_field, temperature, system)
     run = MCMCRun(
@@ -103,9 +109,13 @@ def command(
     )
     run.run(iterations, ContextCache(platform=energy_platform(target.system)))
     click.echo(f"{out}: {run.n_iterations} iterations")
-    click.echo(run.move.move_list[1].summary())
+    summary, positions_nm = run.move.move_list[1].summary(), read_run(out).positions_nm
+    if (angles := ramachandran(target.topology)) is not None:
+        n = round_trips(in_basin(dihedral(positions_nm, angles[0])))
+        summary = replace(summary, n_round_trips=n)
+    click.echo(summary)
     if export is not None:
-        write_frames(export, target.topology, read_run(out).positions_nm)
+        write_frames(export, target.topology, positions_nm)
         click.echo(f"{export} written")
     click.echo(f"next: openmm-tbg free-energy {molecule} {out}")
 

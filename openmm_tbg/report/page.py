@@ -81,6 +81,7 @@ def write_chain_report(report: ChainReport, path: Path) -> None:
         "n_steps": report.n_steps,
         "n_accepted": report.n_accepted,
         "longest_run": report.longest_run,
+        "n_round_trips": report.n_round_trips,
         "fates": dict(report.fates),
         "provenance": dict(report.provenance),
         "citations": _citations(report.citations),
