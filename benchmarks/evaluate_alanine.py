@@ -3,8 +3,10 @@
     python benchmarks/evaluate_alanine.py --model alanine-dipeptide --n 2048 --seeds 101,102,103 \
         --frames alanine_frames --held-out 256 --out /tmp/evaluation
 
-Each batch of proposals is written to the folder as soon as it is scored: the same call goes on
-where an earlier one was ended. Energies come from OpenMM's Reference platform in double precision.
+`openmm-tbg evaluate alanine-dipeptide --frames FRAMES` does the same for one seed; this has
+several, and the likelihood of held-out frames. Each batch of proposals is written to the folder as
+soon as it is scored: the same call goes on where an earlier one was ended. Energies come from
+OpenMM's Reference platform in double precision.
 """
 
 from __future__ import annotations
@@ -130,12 +132,10 @@ def run(options: argparse.Namespace, seeds: Sequence[int]) -> None:
     potential = reduced_potential(reference)
     options.out.mkdir(parents=True, exist_ok=True)
 
-    rows = FrameRows.load(options.frames)
-    measured = rows.spread(options.md_frames)
-    dynamics = MolecularDynamics(
-        generator.molecule, ALANINE_PHI, ALANINE_PSI, reference.temperature_K,
-        measured.positions_nm, potential(measured.positions_nm), measured.log_weights,
-    )  # fmt: skip
+    frames, angles = load_frames(options.frames), (ALANINE_PHI, ALANINE_PSI)
+    dynamics = MolecularDynamics.of_frames(
+        frames, potential, generator.molecule, *angles, options.md_frames
+    )
     batch = min(options.batch, options.n)
     drawn = [
         draw_scored(generator, potential, options.n, seed, options.out / f"seed_{seed}", batch)
@@ -144,8 +144,8 @@ def run(options: argparse.Namespace, seeds: Sequence[int]) -> None:
     log_q = None
     if options.held_out:
         unseen = FrameRows.load(options.held_out_frames or options.frames)
-        frames = unseen.of_target(options.held_out, np.random.default_rng(0))
-        log_q = held_out_log_q(generator, frames, options.out / "held_out.npz")
+        positions_nm = unseen.of_target(options.held_out, np.random.default_rng(0))
+        log_q = held_out_log_q(generator, positions_nm, options.out / "held_out.npz")
     made = made_with(generator, options.threads)
     for seed, scored in zip(seeds, drawn, strict=True):
         found = evaluate(scored, dynamics, (seed,), log_q, options.length_scale, made)

@@ -276,7 +276,8 @@ def _stereocentres(
     return tuple(found)
 
 
-def _canonical_ranks(atomic_numbers: Sequence[int], bonds: Bonds) -> tuple[int, ...]:
+def skeleton(atomic_numbers: Sequence[int], bonds: Bonds) -> Chem.RWMol:
+    """Elements and bonds for RDKit, each bond as a single one."""
     mol = Chem.RWMol()
     for number in atomic_numbers:
         atom = Chem.Atom(number)
@@ -284,6 +285,11 @@ def _canonical_ranks(atomic_numbers: Sequence[int], bonds: Bonds) -> tuple[int, 
         mol.AddAtom(atom)
     for i, j in bonds:
         mol.AddBond(i, j, Chem.BondType.SINGLE)
+    return mol
+
+
+def _canonical_ranks(atomic_numbers: Sequence[int], bonds: Bonds) -> tuple[int, ...]:
+    mol = skeleton(atomic_numbers, bonds)
     mol.UpdatePropertyCache(strict=False)
     return tuple(Chem.CanonicalRankAtoms(mol, breakTies=False))
 

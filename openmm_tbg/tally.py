@@ -127,6 +127,7 @@ class MoveSummary:
         n_steps: Steps of the chain.
         longest_rejection_run: Most steps in a row without acceptance.
         seconds_per_proposal: Wall time of the move for each proposal.
+        n_round_trips: Of the chain between a basin and the rest; None where they are not known.
     """
 
     n_proposed: int
@@ -136,6 +137,7 @@ class MoveSummary:
     n_steps: int
     longest_rejection_run: int
     seconds_per_proposal: float
+    n_round_trips: int | None = None
 
     @property
     def n_effective(self) -> float:
@@ -148,10 +150,14 @@ class MoveSummary:
         doubts = doubts_of_proposals(self.n_effective, self.rejected, self.n_proposed)
         if self.n_proposed:
             n_accepted = round(self.acceptance * self.n_steps)
-            doubts += doubts_of_chain(self.n_steps, n_accepted, self.longest_rejection_run)
+            doubts += doubts_of_chain(
+                self.n_steps, n_accepted, self.longest_rejection_run, self.n_round_trips
+            )
         return Verdict(doubts)
 
     def __str__(self) -> str:
+        n = self.n_round_trips
+        trips = "" if n is None else f"round trips             {n}\n"
         rejected = ", ".join(f"{cause.label} {share:.1%}" for cause, share in self.rejected.items())
         return (
             f"proposals               {self.n_proposed}\n"
@@ -160,6 +166,7 @@ class MoveSummary:
             f"effective sample size   {self.n_effective:.1f}, {self.effective_sample_size:.2%} of "
             "all proposals, no weight clipped\n"
             f"longest rejection run   {self.longest_rejection_run} steps\n"
+            f"{trips}"
             f"time                    {self.seconds_per_proposal:.2g} s a proposal\n"
             f"verdict                 {self.verdict}"
         )

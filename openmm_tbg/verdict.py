@@ -2,9 +2,13 @@ r"""Whether a figure can be trusted, what speaks against it, and what to do next
 
 Every threshold of the library stands here:
 
-- Effective number of samples, accepted steps and crossings of a chain: trust with care below 50, do
-  not trust below 10. A standard error from n independent samples is itself uncertain by 24 % at 10
-  and 10 % at 50 (JCGM 100:2008, the "GUM", E.4.3 and table E.1).
+- Effective number of samples, accepted steps of a chain: trust with care below 50, do not trust
+  below 10. A standard error from n independent samples is itself uncertain by 24 % at 10 and 10 %
+  at 50 (JCGM 100:2008, the "GUM", E.4.3 and table E.1).
+- Round trips of a chain between a basin and the rest, the same: each is one independent stay on
+  either side. Where stays last exponentially, the difference of the two free energies has the
+  standard error $\sqrt{2 / n}$ kT after n of them, 0.2 kT at 50 and 0.45 kT at 10 (Cox, Renewal
+  Theory, 1962, chapter 7).
 - Longest run of rejections in n steps: with care above $n / \sqrt{50}$, not above $n / \sqrt{10}$.
   A state that fills a share f of a chain leaves Kish's effective number of its states at most
   $1 / f^2$, which is held against the same 10 and 50.
@@ -79,8 +83,8 @@ class Verdict:
         doubts: What speaks against a figure; empty where nothing is known to.
 
     Example:
-        >>> print(Verdict(doubts_of_number(12, "crossings", "run longer")))
-        trust with care: 12 crossings, fewer than 50: run longer
+        >>> print(Verdict(doubts_of_number(12, "round trips", "run longer")))
+        trust with care: 12 round trips, fewer than 50: run longer
         >>> print(Verdict(()))
         trust
     """
@@ -200,7 +204,15 @@ def doubts_of_overlap(weakest_link: float) -> tuple[Doubt, ...]:
     return (Doubt(Trust.NO, reason, "put states between them, or draw more"),)
 
 
-def doubts_of_chain(n_steps: int, n_accepted: int, longest_run: int) -> tuple[Doubt, ...]:
+def doubts_of_round_trips(n: int) -> tuple[Doubt, ...]:
+    """What speaks against populations of a chain, by how often it went to a basin and back."""
+    advice = "run longer, or take a generator that reaches the basin more often"
+    return doubts_of_number(n, "round trips between the basin and the rest", advice)
+
+
+def doubts_of_chain(
+    n_steps: int, n_accepted: int, longest_run: int, n_round_trips: int | None = None
+) -> tuple[Doubt, ...]:
     """What speaks against a chain that changes place by accepted proposals alone.
 
     Local moves between the steps go on meanwhile, but they do not cross what they cannot cross.
@@ -209,14 +221,16 @@ def doubts_of_chain(n_steps: int, n_accepted: int, longest_run: int) -> tuple[Do
         n_steps: Steps of the chain.
         n_accepted: Steps that changed the state.
         longest_run: Most steps in a row that kept it.
+        n_round_trips: Between a basin and the rest; None where they are not known.
     """
     advice = "run longer, or take a generator that is accepted more often"
     doubts = doubts_of_number(n_accepted, f"accepted steps of {n_steps}", advice)
     for fewest, trust in ((FEWEST_SAMPLES, Trust.NO), (ENOUGH_SAMPLES, Trust.CARE)):
         if longest_run**2 * fewest > n_steps**2:
             reason = f"{longest_run} steps in a row, of {n_steps}, kept the state"
-            return (*doubts, Doubt(trust, reason, advice))
-    return doubts
+            doubts = (*doubts, Doubt(trust, reason, advice))
+            break
+    return doubts if n_round_trips is None else doubts + doubts_of_round_trips(n_round_trips)
 
 
 def doubts_of_proposals(

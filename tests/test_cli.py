@@ -9,20 +9,21 @@ import sys
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from miniatures import CARD, SETTINGS
+from miniatures import CARD, SETTINGS, trained
 from openmm import app, unit
 from openmmtools.states import ThermodynamicState
 from peptides import peptide
 from structures import Alanine, Structure, structure_from_smiles
 from test_architecture import HEAVY
 
-from openmm_tbg import ProposalStore, ReducedPotential, doctor, read_run
+from openmm_tbg import BoltzmannGenerator, ProposalStore, ReducedPotential, doctor, read_run
 from openmm_tbg.arrays import Cause, Positions
 from openmm_tbg.checkpoint import TrainedModel, file_sha256
 from openmm_tbg.cli.application import main
@@ -31,11 +32,13 @@ from openmm_tbg.cli.notes import note_other_target
 from openmm_tbg.encoding import encode_full
 from openmm_tbg.fields.architecture import DenoiserArchitecture
 from openmm_tbg.fields.geometry import ReferenceGeometry
+from openmm_tbg.flow import ContinuousFlow
 from openmm_tbg.frames import FrameStore, load_frames
 from openmm_tbg.free_energy import log_normalising_constant
 from openmm_tbg.grid import TimeGrid
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.peptides import assembled
+from openmm_tbg.proposals import Proposals
 from openmm_tbg.reference import alanine_dipeptide
 from openmm_tbg.torsions import dihedral
 from openmm_tbg.training import MoleculeFrames, ResidualMatching, Task, Trainer
@@ -214,15 +217,39 @@ CHAIN = "mcmc hooh.pdb --model tiny.safetensors --out chain --local-steps 2".spl
 CHAIN += [*TARGET, "--block-size", "4", "--proposals", "4"]
 
 
-def test_chain_goes_on_where_it_stopped_and_its_states_are_counted(folder: Path) -> None:
+@pytest.fixture
+def rows_drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of each batch that a generator draws from now on."""
+    sizes, propose = [], BoltzmannGenerator.propose
+
+    def counting(self: BoltzmannGenerator, n: int, *rest: Any) -> Proposals:
+        sizes.append(n)
+        return propose(self, n, *rest)
+
+    monkeypatch.setattr(BoltzmannGenerator, "propose", counting)
+    return sizes
+
+
+def test_chain_goes_on_where_it_stopped_and_its_states_are_counted(
+    folder: Path, rows_drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openmm_tbg.cli.mcmc.ramachandran", lambda topology: (H_O_O_H, H_O_O_H))
     answer = run(folder, *CHAIN, "--iterations", "4")
     assert answer.exit_code == 0, answer.output
+    assert sum(rows_drawn) == 4 * 4
     first = read_run(folder / "chain").positions_nm
     answer = run(folder, *CHAIN, "--iterations", "12")
     assert "12 iterations" in answer.stdout
+    assert sum(rows_drawn) == 12 * 4
     positions_nm = read_run(folder / "chain").positions_nm
     assert len(positions_nm) == 12
     np.testing.assert_array_equal(positions_nm[:4], first)
+    phi = dihedral(positions_nm, H_O_O_H)
+    n_crossings = np.count_nonzero(np.diff((phi > 0) & (phi < 2)))
+    assert f"round trips             {n_crossings // 2}\n" in answer.stdout
+    again = run(folder, *CHAIN, "--iterations", "12")
+    assert again.stdout == answer.stdout
+    assert sum(rows_drawn) == 12 * 4  # nothing is left to draw
     half = ["--angle", "2,0,1,3", "--inside", "-120", "0"]
     answer = run(folder, "free-energy", "hooh.pdb", "chain", *half, "--out", "c.json")
     assert answer.exit_code == 0, answer.output
@@ -261,6 +288,8 @@ def test_simulate_goes_on_bit_for_bit_and_refuses_another_simulation(inputs: Pat
     assert answer.exit_code == 0, answer.output
     assert "200 frames of hooh.pdb, 0 skipped" in answer.stdout
     whole = load_frames(inputs / "frames")
+    manifest = whole.metadata
+    assert (manifest["interval_ps"], manifest["equilibration_ps"]) == (0.02, 0.2)
     store = FrameStore(inputs / "frames", "r+")
     store.finish(1, 0)  # as if it had been stopped before the second walker
     (inputs / "frames" / "walker_0001.checkpoint").unlink()
@@ -281,6 +310,89 @@ def test_simulate_goes_on_bit_for_bit_and_refuses_another_simulation(inputs: Pat
     assert "1 of 200 frames are skipped" in answer.stderr
 
 
+EVALUATE = "evaluate hooh.pdb --model tiny.safetensors --phi 2,0,1,3 -n 512".split()  # noqa: SIM905
+EVALUATE += [*TARGET, "--batch-size", "256"]
+PHI_DEG = (0, math.degrees(2))  # the basin of the figures
+
+
+def test_evaluate_finds_the_known_free_energy_and_draws_nothing_twice(folder: Path) -> None:
+    (folder / "known.json").write_text('{"hooh.pdb": [0.5, 0.1], "KS": [1, 2]}')
+    line = [*EVALUATE, "--out", "table"]
+    answer = run(folder, *line, "--references", "known.json")
+    assert answer.exit_code == 0, answer.output
+    (row,) = json.loads((folder / "table" / "results.json").read_text())["rows"]
+    difference, error = (row[f"free_energy_difference_kT{end}"] for end in ("", "_error"))
+    assert error < 0.3
+    assert abs(difference - known_free_energy(*PHI_DEG)) < 4 * error
+    assert row["deviation_kT"] == difference - 0.5
+    drawn = sorted((folder / "table" / "hooh.pdb").glob("proposals_*/batch_*"))
+    written = [batch.stat().st_mtime_ns for batch in drawn]
+    assert len(written) == 2
+    again = run(folder, *line, "-n", "700")
+    assert again.exit_code == 0, again.output
+    assert [batch.stat().st_mtime_ns for batch in drawn] == written
+    (row,) = json.loads((folder / "table" / "results.json").read_text())["rows"]
+    assert row["n"] == 700
+    assert row["deviation_kT"] is None
+
+
+# A force field of hydrogen peroxide without forces.
+FREE = """
+<ForceField>
+ <AtomTypes>
+  <Type name="O" class="O" element="O" mass="16"/><Type name="H" class="H" element="H" mass="1"/>
+ </AtomTypes>
+ <Residues>
+  <Residue name="MOL">
+   <Atom name="O0" type="O"/><Atom name="O1" type="O"/>
+   <Atom name="H2" type="H"/><Atom name="H3" type="H"/>
+   <Bond atomName1="O0" atomName2="O1"/>
+   <Bond atomName1="O0" atomName2="H2"/><Bond atomName1="O1" atomName2="H3"/>
+  </Residue>
+ </Residues>
+</ForceField>
+"""
+
+
+def test_evaluate_tells_which_molecule_failed_and_tries_it_again(folder: Path) -> None:
+    (folder / "free.xml").write_text(FREE)
+    line = ["evaluate", "hooh.pdb", "later.pdb", "--model", "tiny.safetensors", "--out", "two"]
+    line += ["--force-field", "free.xml", "--phi", "2,0,1,3", "-n", "4", "--batch-size", "4"]
+    answer = run(folder, *line)
+    assert answer.exit_code == 1
+    assert "later.pdb UsageError: later.pdb: there is no such file" in answer.stdout
+    assert answer.stderr.splitlines()[-1].startswith("error: 1 of 2 molecules failed")
+    (folder / "later.pdb").write_bytes((folder / "hooh.pdb").read_bytes())
+    answer = run(folder, *line)
+    assert answer.exit_code == 0, answer.output
+    first, second = json.loads((folder / "two" / "results.json").read_text())["rows"]
+    assert first["valid"] == second["valid"] > 0
+
+
+def test_evaluate_compares_one_molecule_with_its_dynamics(folder: Path) -> None:
+    simulated = [*SIMULATE, "--frames", "202"]
+    simulated[simulated.index("frames")] = "compared"
+    assert run(folder, *simulated).exit_code == 0
+    line = [*EVALUATE, "--psi", "3,1,0,2", "--frames", "compared", "--out", "full"]
+    answer = run(folder, *line)
+    assert answer.exit_code == 0, answer.output
+    found = json.loads((folder / "full" / "figures.json").read_text())
+    state = ThermodynamicState(hydrogen_peroxide_target(), 300 * unit.kelvin)
+    potential = ReducedPotential(state, state.create_context(openmm.VerletIntegrator(0.001)))
+    u_md = potential(load_frames(folder / "compared").positions_nm.astype(np.float64))
+    low, _, high = found["energy_quartiles_md_kT"]  # the median lies between two of 202 frames
+    outer = np.quantile(u_md, (0.25, 0.75), method="inverted_cdf")
+    assert [low, high] == pytest.approx(outer.tolist(), rel=1e-5)
+    difference = found["free_energy_difference_kT"]
+    assert abs(difference["value"] - known_free_energy(*PHI_DEG)) < 4 * difference["error"] < 1.2
+    assert f"{difference['value']:.2f} +- {difference['error']:.2f} kT" in answer.stdout
+    assert (folder / "full" / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "seed is 1 there and 2 here" in run(folder, *line, "--seed", "2").stderr
+    hot = run(folder, *line, "--temperature", "310", "--out", "hot")
+    assert "simulated with system.xml at 300 K, the target is system.xml at 310 K" in hot.stderr
+    assert not (folder / "hot").exists()
+
+
 TRAIN = "train hooh.pdb md --hidden 8 --layers 2 --every 20 --out new.safetensors".split()  # noqa: SIM905
 
 
@@ -299,6 +411,11 @@ def test_train_goes_on_and_its_model_draws(inputs: Path) -> None:
     assert model.card.training["n_steps"] == 40
     answer = run(inputs, *TRAIN, "--steps", "40", "--batch-size", "8")
     assert "made with other settings (batch_size)" in answer.stderr
+    line[line.index("md")] = "others"
+    assert run(inputs, *line, "--seed", "2").exit_code == 0
+    answer = run(inputs, *["others" if each == "md" else each for each in TRAIN], "--steps", "60")
+    assert answer.exit_code == 1
+    assert "new.pt was made with other frames (positions_nm for training, " in answer.stderr
     answer = run(inputs, "train", "alanine-dipeptide", *TRAIN[2:])
     assert answer.exit_code == 1
     assert "another molecule than alanine-dipeptide" in answer.stderr
@@ -420,6 +537,17 @@ WRONG = [
         1,
         "a multiple of n_walkers",
     ),
+    ("evaluate", 2, "Missing argument 'MOLECULES"),
+    ("evaluate KS", 2, "Missing option '--out'"),
+    ("evaluate KB --out d", 1, "none of the 20 amino acids"),
+    ("evaluate hooh.pdb --out d", 1, "give --model, or train one"),
+    ("evaluate hooh.pdb --out d --model tiny.safetensors --system system.xml", 2, "--phi phi: no"),
+    ("evaluate KS KS --out d", 1, "comes twice"),
+    ("evaluate KS AT --out d --system system.xml", 2, "name one MOLECULE"),
+    ("evaluate KS AT --out d --frames drawn", 2, "name one MOLECULE"),
+    ("evaluate KS --out d --frames drawn --references wrong.yaml", 2, "leave --references out"),
+    ("evaluate KS --out d --references wrong.yaml", 1, "wrong.yaml holds no references"),
+    (f"{' '.join(EVALUATE)} --out d --frames drawn", 1, "drawn holds no manifest.json"),
     ("models show gone", 1, "is no registered model"),
     ("cite --out a.txt", 2, "ends in one of .bib"),
 ]
@@ -478,3 +606,26 @@ def test_doctor_finds_an_uneven_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert "numpy is" in found.found
     assert "nowhere is missing" in found.found
     assert not found.is_well
+
+
+def test_doctor_tells_the_error_of_each_log_q() -> None:
+    model = replace(trained().model, grid=TimeGrid(nodes=16, steps=1))
+    generator = BoltzmannGenerator(model, "tiny", "0")
+    found = doctor.proposals_of(generator)
+    assert found.is_well
+    drawn = generator.propose(10, np.random.default_rng(0))
+    drawn = drawn[drawn.passes]
+    fine = ContinuousFlow(generator.flow.field, generator.flow.prior, TimeGrid(48, 2))
+    log_q = fine.log_prob(torch.from_numpy(drawn.positions_nm)).numpy() + math.log(2)
+    expected = drawn.log_q - log_q
+    assert found.found.startswith(f"{len(drawn)} of 10 pass, ")
+    rms, each = found.found.partition("error of log q ")[2].split(" kT rms (")
+    assert float(rms) == pytest.approx(np.sqrt(np.square(expected).mean()), abs=2e-3)
+    shown = [float(one) for one in each.removesuffix(")").split()]
+    np.testing.assert_allclose(shown, expected, atol=2e-3)
+
+
+def test_doctor_finds_a_wrong_density() -> None:
+    coarse = replace(trained().model, grid=TimeGrid(nodes=2, steps=1))
+    found = doctor.proposals_of(BoltzmannGenerator(coarse, "tiny", "0"))
+    assert "the arithmetic of torch differs" in found.remedy

@@ -38,7 +38,6 @@ from openmm_tbg.evaluation import (
     picture,
 )
 from openmm_tbg.evaluation.figures import free_energy_difference, negative_log_likelihood
-from openmm_tbg.evaluation.picture import free_energy_profile, free_energy_surface
 from openmm_tbg.proposals import Proposals
 from openmm_tbg.torsions import dihedral
 
@@ -457,16 +456,6 @@ def test_the_table_names_what_is_biased_and_fits_a_terminal() -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_free_energies_are_minus_the_log_of_weights() -> None:
-    edges = np.arange(4.0)
-    values, weights = np.array([0.5, 1.5, 1.6]), np.array([0.2, 0.3, 0.5])
-    profile = free_energy_profile(values, weights, edges)
-    np.testing.assert_allclose(profile, [np.log(4), 0, np.inf])
-    surface = free_energy_surface(values, values[::-1], weights, edges)
-    expected = [[np.inf, np.log(2.5), np.inf], [0, np.log(5 / 3), np.inf], [np.inf] * 3]
-    np.testing.assert_allclose(surface, expected)
-
-
 @pytest.fixture(scope="module")
 def drawn() -> Figure:
     scored = draw_scored(wide(filter=half_space), potential, 2000, 1, batch=1000)
@@ -488,6 +477,17 @@ def test_the_surfaces_of_the_picture_share_their_colours(drawn: Figure) -> None:
     meshes = [axes.collections[0] for axes in drawn.axes if "free energy, " in axes.get_title()]
     assert len(meshes) == 2
     assert meshes[0].get_clim() == meshes[1].get_clim() == (0, 10)
+
+
+def test_the_first_surface_is_minus_the_log_of_the_frames_over_phi_and_psi(drawn: Figure) -> None:
+    (mesh,) = [axes.collections[0] for axes in drawn.axes if "dynamics" in axes.get_title()]
+    positions_nm, edges = frames(5000).positions_nm, np.linspace(-np.pi, np.pi, 61)
+    angles = (dihedral(positions_nm, atoms) for atoms in (PHI, PSI))
+    counts = np.histogram2d(*angles, (edges, edges))[0].T  # rows go up, with psi
+    with np.errstate(divide="ignore"):
+        expected = -np.log(counts / counts.max())
+    expected[counts == 0] = np.nan
+    np.testing.assert_allclose(np.ma.filled(mesh.get_array(), np.nan), expected, atol=1e-9)
 
 
 def test_the_reweighted_energies_of_the_picture_are_those_of_molecular_dynamics(

@@ -23,6 +23,7 @@ from openmm_tbg.free_energy import (
     independent_rows,
     log_normalising_constant,
     multistate,
+    round_trips,
     u_nk,
 )
 from openmm_tbg.free_energy import states as states_module
@@ -400,10 +401,20 @@ def test_a_chain_is_thinned_to_what_is_independent() -> None:
         independent_rows(np.ones(100))
 
 
+@pytest.mark.parametrize(
+    ("states", "expected"), [("1", 0), ("0111", 0), ("01100", 1), ("10101", 2)]
+)
+def test_round_trips_are_pairs_of_crossings(states: str, expected: int) -> None:
+    assert round_trips(np.array([each == "1" for each in states])) == expected
+
+
 def test_a_chain_of_few_crossings_is_doubted_and_one_without_refused() -> None:
     inside = np.arange(100) < 40
     (doubt,) = free_energy_difference_of_chain(inside).doubts
-    assert str(doubt) == "1 crossings in the whole chain, fewer than 10: run it longer"
+    assert str(doubt) == (
+        "0 round trips between the basin and the rest, fewer than 10: run longer, or take a "
+        "generator that reaches the basin more often"
+    )
     for stuck in (inside[:40], inside[40:]):
         with pytest.raises(ValueError, match="never crossed between the sets"):
             free_energy_difference_of_chain(stuck)

@@ -6,6 +6,7 @@ import html
 import io
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from jaxtyping import Float64
 from openmm import app
-from oracles import FRAME, WIDTH_NM, GaussianGenerator, half_space, harmonic_system
+from oracles import FRAME, MOLECULE, WIDTH_NM, GaussianGenerator, half_space, harmonic_system
 
 from openmm_tbg.analysis import effective_sample_size, independence_acceptance, pareto_k
 from openmm_tbg.arrays import Cause, Frame, Positions, Scalars
@@ -28,11 +29,12 @@ from openmm_tbg.report import (
     Report,
     report_on_run,
     report_on_store,
+    view,
     write_chain_report,
     write_report,
 )
-from openmm_tbg.report.contents import superposed
 from openmm_tbg.report.plots import plot_angles, plot_surface, plot_trace, plot_weights
+from openmm_tbg.report.structures import superposed
 from openmm_tbg.run_record import COUNTS, RunRecord
 from openmm_tbg.store import ProposalStore
 from openmm_tbg.torsions import dihedral
@@ -214,7 +216,10 @@ def test_the_target_is_told_and_cited(store: ProposalStore, tmp_path: Path) -> N
 
 @pytest.fixture
 def record() -> RunRecord:
-    """Six iterations of two steps, each with two proposals; the third and sixth accept."""
+    """Six iterations of two steps, each with two proposals; the third and sixth accept.
+
+    Mirrored frames have phi on the other side of 0: four crossings.
+    """
     counts = np.zeros((6, len(COUNTS)), dtype=np.int64)
 
     def column(name: str) -> Any:
@@ -225,6 +230,7 @@ def record() -> RunRecord:
     column("n_rejected_bond_graph")[:] = 1
     column("n_rejected_metropolis")[:] = 3 - column("n_accepted")
     positions_nm = FRAME + WIDTH_NM * np.random.default_rng(0).normal(size=(6, 4, 3))
+    positions_nm[[1, 2, 4]] *= -1
     metadata = {"topology": {}, "move": {"kind": "toy"}, "seed": 5, "versions": {"numpy": "2"}}
     return RunRecord(positions_nm, potential(positions_nm), np.zeros(6), counts, metadata)
 
@@ -240,7 +246,9 @@ def test_a_chain_is_told_as_it_was(record: RunRecord, tmp_path: Path) -> None:
         "thinned": 0,
     }
     assert (report.n_steps, report.n_accepted, report.longest_run) == (12, 3, 4)
-    assert report.verdict == Verdict(doubts_of_chain(12, 3, 4))
+    assert report.n_round_trips == 2
+    assert report.verdict == Verdict(doubts_of_chain(12, 3, 4, 2))
+    assert report_on_run(record).n_round_trips is None
     for column, atoms in enumerate(RAMACHANDRAN):
         expected = dihedral(record.positions_nm, atoms)
         np.testing.assert_array_equal(report.angles[:, column], expected)
@@ -255,6 +263,8 @@ def test_a_chain_is_told_as_it_was(record: RunRecord, tmp_path: Path) -> None:
     assert found["verdict"] == "do not trust"
     page = (tmp_path / "chain.html").read_text()
     assert "3 accepted steps of 12, fewer than 10" in page
+    assert "2 round trips between the basin and the rest, fewer than 10" in page
+    assert found["n_round_trips"] == 2
 
 
 def test_a_chain_without_proposals_is_refused(record: RunRecord) -> None:
@@ -262,25 +272,39 @@ def test_a_chain_without_proposals_is_refused(record: RunRecord) -> None:
         report_on_run(replace(record, counts=np.zeros_like(record.counts)))
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-def test_the_page_works_offline(page: Path, report: Report, browser: Any, width: int) -> None:
+def open_at(browser: Any, page: Path, width: int) -> None:
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(page.as_uri())
-    for name, expected in (("ess", report.effective_sample_size), ("k", report.pareto_k)):
-        assert float(browser.find_element("id", name).get_attribute("value")) == expected
+
+
+def shown(browser: Any, name: str) -> float:
+    return float(browser.find_element("id", name).get_attribute("value"))
+
+
+def assert_readable(browser: Any) -> None:
+    """Nothing is wider than the window, and every picture is drawn."""
     spread = "return document.documentElement.scrollWidth - window.innerWidth"
     assert browser.execute_script(spread) <= 0
     scrolling = "return [...document.querySelectorAll('table, .scroll')].filter("
     scrolling += "(each) => each.scrollWidth > each.clientWidth).length"
     assert browser.execute_script(scrolling) == 0
-    inside, around = (browser.find_element("css selector", css) for css in ("canvas", ".frame"))
-    assert inside.rect["x"] + inside.rect["width"] < around.rect["x"] + around.rect["width"]
+    drawn = "return [...document.images].map((each) => each.complete && each.naturalWidth > 100)"
+    assert len(browser.execute_script(drawn)) >= 4
+    assert all(browser.execute_script(drawn))
+
+
+def assert_drawn(browser: Any, element: str) -> None:
+    """The viewer shows more than a background."""
     picture = matplotlib.image.imread(
-        io.BytesIO(browser.find_element("id", "viewer").screenshot_as_png)
+        io.BytesIO(browser.find_element("css selector", element).screenshot_as_png)
     )
     colours = len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0))
     assert colours > 10, "the viewer is blank"
+
+
+def assert_offline(browser: Any, page: Path) -> None:
+    """No error on the console, and nothing asked of a network."""
     assert [each for each in browser.get_log("browser") if each["level"] == "SEVERE"] == []
     messages = [json.loads(each["message"])["message"] for each in browser.get_log("performance")]
     asked = {
@@ -290,3 +314,86 @@ def test_the_page_works_offline(page: Path, report: Report, browser: Any, width:
         and each["params"]["documentURL"] == page.as_uri()  # not the browser's own first tab
     }
     assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {page.as_uri()}
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_works_offline(page: Path, report: Report, browser: Any, width: int) -> None:
+    open_at(browser, page, width)
+    assert shown(browser, "ess") == report.effective_sample_size
+    assert shown(browser, "k") == report.pareto_k
+    assert_readable(browser)
+    inside, around = (browser.find_element("css selector", css) for css in ("canvas", ".frame"))
+    assert inside.rect["x"] + inside.rect["width"] < around.rect["x"] + around.rect["width"]
+    assert_drawn(browser, "#viewer")
+    assert_offline(browser, page)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_of_a_chain_works_offline(
+    record: RunRecord, browser: Any, width: int, tmp_path: Path
+) -> None:
+    report, page = report_on_run(record, RAMACHANDRAN), tmp_path / "chain.html"
+    write_chain_report(report, page)
+    open_at(browser, page, width)
+    assert shown(browser, "acceptance") == report.acceptance
+    assert shown(browser, "run") == report.longest_run
+    assert shown(browser, "trips") == report.n_round_trips
+    doubt = report.verdict.doubts[0]
+    verdict = browser.find_element("css selector", ".verdict").text
+    assert f"{doubt.reason}. Next: {doubt.advice}." in verdict
+    assert_readable(browser)
+    assert_offline(browser, page)
+
+
+def test_samples_are_viewed_by_weight_and_offline(browser: Any, tmp_path: Path) -> None:
+    """3Dmol.js holds the frames of weight, with their bonds, and draws them."""
+    frames = FRAME + WIDTH_NM * np.random.default_rng(3).normal(size=(5, 4, 3))
+    log_weights = np.array([-np.inf, 0.0, -np.inf, 1.0, 2.0])
+    frames[0] = np.nan  # as a proposal that failed
+    page = tmp_path / "view.html"
+    page.write_text(f"<html><body>{view(MOLECULE, frames, log_weights).write_html()}</body></html>")
+    open_at(browser, page, 1280)
+    browser.implicitly_wait(10)
+    browser.find_element("css selector", "canvas")
+    models = """
+        const name = Object.keys(window).find((each) => /^viewer_[0-9]+$/.test(each));
+        return [0, 1, 2].map((k) => window[name].getModel(k).selectedAtoms({}).map(
+            (each) => [each.elem, each.x, each.y, each.z, each.bonds]));
+    """
+    expected = 10 * superposed(frames[[1, 3, 4]])
+    for atoms, frame in zip(browser.execute_script(models), expected, strict=True):
+        assert [atom[0] for atom in atoms] == ["C", "H", "O", "N"]
+        np.testing.assert_allclose([atom[1:4] for atom in atoms], frame, atol=1e-4)
+        neighbours = [sorted(MOLECULE.neighbours(atom)) for atom in range(4)]
+        assert [sorted(atom[4]) for atom in atoms] == neighbours
+    assert_drawn(browser, "canvas")
+    assert_offline(browser, page)
+
+
+def test_samples_without_weights_are_spread_evenly() -> None:
+    frames = FRAME + WIDTH_NM * np.random.default_rng(3).normal(size=(10, 4, 3))
+    page = view(MOLECULE, frames, n=5).write_html()
+    assert page.count("V2000") == 5
+    for frame in superposed(frames[::2]):
+        assert f"{10 * frame[0, 0]:.4f}".rjust(10) in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "n is 0: draw at least one sample"),
+        ({"positions_nm": np.zeros((2, 3, 3))}, r"the shape \(2, 3, 3\), the molecule 4 atoms"),
+        ({"log_weights": np.zeros(3)}, "log_weights 3 rows"),
+        ({"log_weights": np.full(2, -np.inf)}, "no sample has a weight"),
+        ({"positions_nm": np.full((2, 4, 3), np.nan)}, "a sample is not finite"),
+    ],
+)
+def test_what_cannot_be_viewed_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        view(**{"molecule": MOLECULE, "positions_nm": np.zeros((2, 4, 3))} | arguments)
+
+
+def test_a_missing_viewer_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "py3Dmol", None)
+    with pytest.raises(ImportError, match=r"pip install 'openmm-tbg\[notebook\]'"):
+        view(MOLECULE, FRAME[np.newaxis])

@@ -49,6 +49,7 @@ from openmm_tbg.training.weighting import TimeWeights
 SIGMAS = 4.0
 P_VALUE = math.erfc(SIGMAS / math.sqrt(2))  # of a deviation by 4 sigma
 SHORT = replace(SETTINGS, n_steps=20)
+STIFF = StiffTerms.from_lists([[0, 1], [1, 2]], [1e4, 1e4], [[0, 1, 2]], [50.0])
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
 
 
@@ -353,7 +354,6 @@ def test_molecules_share_what_they_learn(tmp_path: Path) -> None:
 def test_forces_lower_the_noise_of_the_loss(tmp_path: Path) -> None:
     """Frames of isotropic wells, with the forces of the wells and terms of another curvature."""
     plain = task_of(CHIRAL, 30, 10)
-    terms = StiffTerms.from_lists([[0, 1], [1, 2]], [1e4, 1e4], [[0, 1, 2]], [50.0])
     rest = torch.from_numpy(structure_from_smiles(CHIRAL).positions_nm).float()
     rest = rest - rest.mean(dim=0)
 
@@ -361,7 +361,7 @@ def test_forces_lower_the_noise_of_the_loss(tmp_path: Path) -> None:
         return MoleculeFrames(frames.positions_nm, (rest - frames.positions_nm) / 0.01**2)
 
     forced = Task(
-        ResidualMatching(plain.objective.field, terms),
+        ResidualMatching(plain.objective.field, STIFF),
         with_forces(plain.frames),
         with_forces(plain.validation),
     )
@@ -418,6 +418,67 @@ def test_another_network_than_the_checkpoints_is_refused(tmp_path: Path) -> None
     )
     with pytest.raises(ValueError, match=r"run\.pt holds another network"):
         Trainer([wider], SHORT, tmp_path / "run.pt")
+
+
+def of_run(frames: MoleculeFrames, validation: MoleculeFrames | None = None) -> Task:
+    field = random_denoiser(CHIRAL).requires_grad_(True)
+    return Task(ResidualMatching(field, STIFF), frames, validation or frames[:3])
+
+
+def forced(scale: float = 1.0, shift: float = 0.0) -> MoleculeFrames:
+    """Ten frames with forces and weights, in a size and with a constant of one's own."""
+    frames = torch.from_numpy(frames_of(structure_from_smiles(CHIRAL), 10))
+    forces, log_weights = frames.roll(1, 0), torch.arange(10, dtype=torch.float64)
+    return MoleculeFrames(frames, scale * forces, scale * log_weights + shift)
+
+
+def reversed_rows(frames: MoleculeFrames) -> MoleculeFrames:
+    return frames[torch.arange(len(frames)).flip(0)]
+
+
+PLAIN = MoleculeFrames(forced().positions_nm)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ([of_run(PLAIN[:9], PLAIN[:3])], r"positions_nm for training\)"),
+        ([of_run(reversed_rows(PLAIN), PLAIN[:3])], r"\(positions_nm for training\)"),
+        ([of_run(PLAIN, PLAIN[1:4])], r"\(positions_nm for validation\)"),
+        ([of_run(forced(), PLAIN[:3])], "forces_per_nm for training, log_weights for training"),
+        ([of_run(PLAIN), of_run(PLAIN)], r"another number of molecules \(1, not 2\)"),
+    ],
+    ids=["fewer", "another order", "other validation", "forces", "one more molecule"],
+)
+def test_other_frames_than_the_checkpoints_are_refused(
+    tasks: list[Task], said: str, tmp_path: Path
+) -> None:
+    Trainer([of_run(PLAIN)], replace(SHORT, n_steps=1), tmp_path / "run.pt").run(ignore)
+    with pytest.raises(ValueError, match=rf"run\.pt was made with .*{said}"):
+        Trainer(tasks, SHORT, tmp_path / "run.pt")
+
+
+def test_the_molecule_with_other_frames_is_named(tmp_path: Path) -> None:
+    settings = replace(SHORT, n_steps=1)
+    Trainer([of_run(PLAIN), of_run(PLAIN)], settings, tmp_path / "run.pt").run(ignore)
+    changed = [of_run(PLAIN), of_run(PLAIN, PLAIN[1:4])]
+    with pytest.raises(ValueError, match=r"\(positions_nm for validation of molecule 2 of 2\)"):
+        Trainer(changed, SHORT, tmp_path / "run.pt")
+
+
+def test_forces_and_weights_may_differ_in_the_last_digits_only(tmp_path: Path) -> None:
+    Trainer([of_run(forced())], replace(SHORT, n_steps=1), tmp_path / "run.pt").run(ignore)
+    assert Trainer([of_run(forced(1 + 1e-6, 300.0))], SHORT, tmp_path / "run.pt").step == 1
+    with pytest.raises(ValueError, match="forces_per_nm for training, log_weights for training"):
+        Trainer([of_run(forced(1.01))], SHORT, tmp_path / "run.pt")
+
+
+def test_a_checkpoint_that_says_nothing_of_its_frames_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path / "run.pt", replace(SHORT, n_steps=1)).run(ignore)
+    state = torch.load(tmp_path / "run.pt", weights_only=True)
+    torch.save({k: v for k, v in state.items() if k != "frames"}, tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=r"run\.pt does not say with which frames it was made"):
+        trainer(tmp_path / "run.pt")
 
 
 def test_the_published_objective_is_the_velocity(tmp_path: Path) -> None:

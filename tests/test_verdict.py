@@ -20,6 +20,7 @@ from openmm_tbg.verdict import (
     doubts_of_number,
     doubts_of_overlap,
     doubts_of_proposals,
+    doubts_of_round_trips,
     doubts_of_tail,
     doubts_of_weights,
     largest_pareto_k,
@@ -131,6 +132,26 @@ def test_overlap(weakest: float, expected: Trust) -> None:
 )
 def test_chains_of_a_thousand_steps(accepted: int, longest: int, expected: Trust) -> None:
     assert trust(doubts_of_chain(1000, accepted, longest)) == expected
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [(9, Trust.NO), (10, Trust.CARE), (49, Trust.CARE), (50, Trust.YES), (None, Trust.YES)],
+)
+def test_a_chain_that_hardly_crossed_is_doubted(n: int | None, expected: Trust) -> None:
+    assert trust(doubts_of_chain(1000, 500, 100, n)) == expected
+    if n is not None:
+        assert trust(doubts_of_round_trips(n)) == expected
+    assert trust(doubts_of_chain(1000, 9, 100, n)) == Trust.NO
+    assert trust(doubts_of_chain(1000, 500, 317, n)) == Trust.NO
+
+
+@pytest.mark.parametrize(("n", "expected_kT"), [(10, 0.45), (50, 0.2)])
+def test_the_error_after_so_many_round_trips_is_the_stated_one(n: int, expected_kT: float) -> None:
+    """Stays of exponential length on either side, of different means."""
+    stays = np.random.default_rng(0).exponential(size=(2, 20_000, n)) * [[[1.0]], [[7.0]]]
+    differences = np.log(stays[1].sum(axis=-1) / stays[0].sum(axis=-1))
+    assert differences.std() == pytest.approx(expected_kT, abs=0.015)
 
 
 def test_a_long_run_bounds_the_effective_number_of_states() -> None:

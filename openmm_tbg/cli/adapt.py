@@ -8,16 +8,8 @@ import rich_click as click
 
 from .command import Command
 from .formats import OutputFolder
-from .inputs import (
-    model_options,
-    molecule_argument,
-    read_generator,
-    read_structure,
-    read_target,
-    reduced_potential,
-    seed_option,
-    target_options,
-)
+from .inputs import read_modelled, reduced_potential
+from .options import molecule_argument, sampling_options
 
 
 @click.command("adapt", cls=Command)
@@ -49,9 +41,7 @@ from .inputs import (
     show_default=True,
     help="Steps of training in each round.",
 )
-@seed_option
-@model_options
-@target_options
+@sampling_options
 def command(
     molecule: str,
     out: Path,
@@ -76,9 +66,7 @@ def command(
 
     from ..training import AdaptationSettings, adapt
 
-    structure = read_structure(molecule)
-    generator = read_generator(model, structure, device)
-    target = read_target(structure.as_trained(generator.card), force_field, temperature, system)
+    generator, target = read_modelled(molecule, model, device, force_field, temperature, system)
     settings = AdaptationSettings(
         n_rounds=rounds,
         n_proposals=-(-n // batch_size) * batch_size,

@@ -23,6 +23,7 @@ COMMANDS = (
     "adapt",
     "simulate",
     "train",
+    "evaluate",
     "cite",
 )
 INTERRUPTED = 130  # as a shell reports Ctrl-C

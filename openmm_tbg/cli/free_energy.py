@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from .angles import read_angle
 from .command import Command
 from .formats import TABLES, OutputFile, write_rows
-from .inputs import ExistingFolder, molecule_argument, read_structure, target_options
+from .inputs import read_structure
+from .options import ExistingFolder, molecule_argument, target_options
 from .weighing import is_chain, read_weighted
 
 if TYPE_CHECKING:
-    from openmm.app import Topology
-
     from ..arrays import Mask, Positions
     from ..torsions import Dihedral
 
@@ -61,7 +61,7 @@ def command(
         raise click.UsageError(
             f"--inside {inside[0]:g} {inside[1]:g}: give -180 <= LOW < HIGH <= 180"
         )
-    atoms = read_angle(angle, read_structure(molecule).topology)
+    atoms = read_angle("--angle", angle, read_structure(molecule).topology)
     if is_chain(source, force_field, temperature, system):
         found = free_energy_difference_of_chain(
             _region(read_run(source).positions_nm, atoms, inside)
@@ -76,35 +76,6 @@ def command(
     if out is not None:
         write_rows(out, [{"region": region} | asdict(found)], {"source": str(source)})
         click.echo(f"{out} written")
-
-
-def read_angle(angle: str, topology: Topology) -> Dihedral:
-    """The atoms of phi or psi of the first residue that has it, or those that are listed.
-
-    Raises:
-        UsageError: There is no such angle.
-    """
-    import mdtraj
-
-    n_atoms = topology.getNumAtoms()
-    if angle in ("phi", "psi"):
-        frame = mdtraj.Trajectory([[[0.0] * 3] * n_atoms], mdtraj.Topology.from_openmm(topology))
-        compute = mdtraj.compute_phi if angle == "phi" else mdtraj.compute_psi
-        indices, _ = compute(frame)
-        if not len(indices):
-            raise click.UsageError(f"--angle {angle}: no residue has one; give four atoms")
-        atoms = tuple(int(atom) for atom in indices[0])
-    else:
-        parts = angle.split(",")
-        if not all(part.isdigit() for part in parts):
-            raise click.UsageError(f"--angle {angle!r}: give phi, psi or atoms such as 4,6,8,14")
-        atoms = tuple(int(part) for part in parts)
-    if len(set(atoms)) != 4 or len(atoms) != 4 or max(atoms) >= n_atoms:
-        raise click.UsageError(
-            f"--angle {angle}: give four different atoms from 0 to {n_atoms - 1}"
-        )
-    first, second, third, fourth = atoms
-    return first, second, third, fourth
 
 
 def _region(positions_nm: Positions, atoms: Dihedral, inside: tuple[float, float]) -> Mask:

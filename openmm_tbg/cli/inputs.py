@@ -1,13 +1,14 @@
-"""What commands read: a molecule, its target and its model, and the options that name them."""
+"""What commands read: a molecule, its target and its model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import rich_click as click
+
+from .notes import note_other_target
 
 if TYPE_CHECKING:
     import openmm
@@ -19,76 +20,9 @@ if TYPE_CHECKING:
     from ..potential import ReducedPotential
     from ..reference import ReferenceSystem
 
-F = TypeVar("F", bound=Callable[..., Any])
-ExistingFile = click.Path(exists=True, dir_okay=False, path_type=Path)
-ExistingFolder = click.Path(exists=True, file_okay=False, path_type=Path)
-
 ALANINE = "alanine-dipeptide"
 STRUCTURE_FILES = (".pdb", ".cif")
 MODEL_FILE = ".safetensors"
-
-
-def molecule_argument(function: F) -> F:
-    """The molecule that a command is about."""
-    return click.argument("molecule")(function)
-
-
-def target_options(function: F) -> F:
-    """Another target than the one that the model was trained for."""
-    for option in (
-        click.option(
-            "--temperature",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="K",
-            help="Temperature in K; that of the model if not given.",
-        ),
-        click.option(
-            "--system",
-            type=ExistingFile,
-            help="OpenMM System as XML, without constraints, in place of a force field.",
-        ),
-        click.option(
-            "--force-field",
-            multiple=True,
-            metavar="XML",
-            help="Force-field file of OpenMM, repeated for each; else those of the model.",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def model_options(function: F) -> F:
-    """The model, and where it runs."""
-    for option in (
-        click.option(
-            "--device", default="cpu", show_default=True, help="Of the model: cpu, cuda, cuda:1."
-        ),
-        click.option(
-            "--model",
-            metavar="NAME|FILE",
-            help="Registered name or .safetensors file; else one that knows the molecule.",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def source_argument(function: F) -> F:
-    """A folder of proposals."""
-    return click.argument("proposals", type=ExistingFolder)(function)
-
-
-def seed_option(function: F) -> F:
-    """Origin of random numbers."""
-    option = click.option(
-        "--seed",
-        type=click.IntRange(min=0),
-        default=1,
-        show_default=True,
-        help="Origin of all random numbers.",
-    )
-    return option(function)
 
 
 @dataclass(frozen=True)
@@ -213,6 +147,26 @@ def read_target(
         )
     require_supported(made, structure.topology.getNumAtoms())
     return ReferenceSystem(structure.topology, made, structure.starts_nm, temperature_K, names)
+
+
+def read_modelled(
+    molecule: str,
+    model: str | None,
+    device: str,
+    force_field: tuple[str, ...],
+    temperature_K: float | None,
+    system: Path | None,
+) -> tuple[BoltzmannGenerator, ReferenceSystem]:
+    """A molecule's generator and target: that which the model was trained for if none is given.
+
+    Raises:
+        UsageError, ValueError: As in `read_structure`, `read_generator` and `read_target`.
+    """
+    structure = read_structure(molecule)
+    generator = read_generator(model, structure, device)
+    target = read_target(structure.as_trained(generator.card), force_field, temperature_K, system)
+    note_other_target(generator.card, target)
+    return generator, target
 
 
 def reduced_potential(target: ReferenceSystem) -> ReducedPotential:

@@ -7,19 +7,11 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from .angles import ramachandran
 from .command import Command
 from .formats import FRAMES, OutputFile, OutputFolder, write_frames
-from .inputs import (
-    energy_platform,
-    model_options,
-    molecule_argument,
-    read_generator,
-    read_structure,
-    read_target,
-    seed_option,
-    target_options,
-)
-from .notes import note_other_target
+from .inputs import energy_platform, read_modelled
+from .options import molecule_argument, sampling_options
 
 if TYPE_CHECKING:
     from openmmtools.mcmc import MCMCMove
@@ -66,9 +58,7 @@ if TYPE_CHECKING:
     help="Of the local move, in fs.",
 )
 @click.option("--export", type=OutputFile(*FRAMES), help="File for the states of the chain.")
-@seed_option
-@model_options
-@target_options
+@sampling_options
 def command(
     molecule: str,
     out: Path,
@@ -91,19 +81,21 @@ def command(
     MOLECULE is alanine-dipeptide, a sequence such as KS, or a PDB or CIF file. The same command
     goes on after any end; a block of iterations at most is lost.
     """
+    from dataclasses import replace
+
     from openmm import unit
     from openmmtools.cache import ContextCache
     from openmmtools.mcmc import SequenceMove
     from openmmtools.states import SamplerState, ThermodynamicState
 
+    from ..evaluation.figures import in_basin
+    from ..free_energy import round_trips
     from ..move import TBGMove
     from ..run import MCMCRun
     from ..run_store import read_run
+    from ..torsions import dihedral
 
-    structure = read_structure(molecule)
-    generator = read_generator(model, structure, device)
-    target = read_target(structure.as_trained(generator.card), force_field, temperature, system)
-    note_other_target(generator.card, target)
+    generator, target = read_modelled(molecule, model, device, force_field, temperature, system)
     run = MCMCRun(
         out,
         ThermodynamicState(target.system, target.temperature_K * unit.kelvin),
@@ -117,9 +109,13 @@ def command(
     )
     run.run(iterations, ContextCache(platform=energy_platform(target.system)))
     click.echo(f"{out}: {run.n_iterations} iterations")
-    click.echo(run.move.move_list[1].summary())
+    summary, positions_nm = run.move.move_list[1].summary(), read_run(out).positions_nm
+    if (angles := ramachandran(target.topology)) is not None:
+        n = round_trips(in_basin(dihedral(positions_nm, angles[0])))
+        summary = replace(summary, n_round_trips=n)
+    click.echo(summary)
     if export is not None:
-        write_frames(export, target.topology, read_run(out).positions_nm)
+        write_frames(export, target.topology, positions_nm)
         click.echo(f"{export} written")
     click.echo(f"next: openmm-tbg free-energy {molecule} {out}")
 

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from .angles import ramachandran
 from .command import Command
 from .formats import OutputFile
-from .free_energy import read_angle
-from .inputs import (
-    ExistingFolder,
-    molecule_argument,
-    read_structure,
-    reduced_potential,
-    target_options,
-)
+from .inputs import read_structure, reduced_potential
+from .options import ExistingFolder, molecule_argument, target_options
 from .weighing import is_chain, read_stored
-
-if TYPE_CHECKING:
-    from openmm.app import Topology
-
-    from ..torsions import Dihedral
 
 
 @click.command("report", cls=Command)
@@ -58,21 +47,13 @@ def command(
                 f"{source} is a chain of {record.positions_nm.shape[1]} atoms, {molecule} has "
                 f"{topology.getNumAtoms()}: name the molecule of the chain"
             )
-        of_chain = report_on_run(record, _ramachandran(topology))
+        of_chain = report_on_run(record, ramachandran(topology))
         write_chain_report(of_chain, out)
         click.echo(f"verdict  {of_chain.verdict}")
     else:
         store, target = read_stored(molecule, source, force_field, temperature, system)
-        potential, angles = reduced_potential(target), _ramachandran(target.topology)
+        potential, angles = reduced_potential(target), ramachandran(target.topology)
         report = report_on_store(store, potential, angles, target=target)
         write_report(report, out)
         click.echo(f"verdict  {report.verdict}")
     click.echo(f"{out} and {out.with_suffix('.json')} written")
-
-
-def _ramachandran(topology: Topology) -> tuple[Dihedral, Dihedral] | None:
-    """Phi and psi of the first residues that have them; None where there are none."""
-    try:
-        return read_angle("phi", topology), read_angle("psi", topology)
-    except click.UsageError:
-        return None

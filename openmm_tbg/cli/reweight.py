@@ -9,7 +9,7 @@ import rich_click as click
 
 from .command import Command
 from .formats import TABLES, OutputFile, write_rows
-from .inputs import molecule_argument, source_argument, target_options
+from .options import molecule_argument, source_argument, target_options
 from .weighing import Weighted, read_weighted
 
 

@@ -8,7 +8,8 @@ import rich_click as click
 
 from .command import Command
 from .formats import FRAMES, OutputFile, OutputFolder, write_frames
-from .inputs import model_options, molecule_argument, read_generator, read_structure, seed_option
+from .inputs import read_generator, read_structure
+from .options import model_options, molecule_argument, seed_option
 
 
 @click.command("sample", cls=Command)

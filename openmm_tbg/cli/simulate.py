@@ -8,7 +8,8 @@ import rich_click as click
 
 from .command import Command
 from .formats import OutputFolder
-from .inputs import molecule_argument, read_structure, read_target, seed_option, target_options
+from .inputs import read_structure, read_target
+from .options import molecule_argument, seed_option, target_options
 
 
 @click.command("simulate", cls=Command)

@@ -9,7 +9,9 @@ import rich_click as click
 
 from .command import Command
 from .formats import OutputFile
-from .inputs import ExistingFolder, molecule_argument, read_structure, seed_option
+from .inputs import read_structure
+from .options import ExistingFolder, molecule_argument, seed_option
+from .simulated import read_simulated
 
 if TYPE_CHECKING:
     from ..checkpoint import TrainedModel
@@ -69,12 +71,10 @@ def command(
     goes on from there.
     """
     from ..fields.architecture import DenoiserArchitecture
-    from ..frames import load_frames
     from ..training import Trainer, TrainingSettings, task_of, trained_model, training_columns
 
-    stored = load_frames(frames)
     structure = read_structure(molecule)
-    _require_same(structure, stored.metadata, frames)
+    stored = read_simulated(frames, structure.name, structure.topology)
     columns, stiff = training_columns(stored, seed)
     architecture = DenoiserArchitecture(hidden, layers)
     model = _untrained(structure, stored.metadata, columns, architecture, out.stem, seed)
@@ -85,26 +85,6 @@ def command(
     digest = trained_model(model, trainer).save(out)
     click.echo(f"{out}: {trainer.step} steps, sha256 {digest}")
     click.echo(f"next: openmm-tbg sample {molecule} --model {out} --out proposals")
-
-
-def _require_same(structure: Structure, metadata: dict[str, Any], frames: Path) -> None:
-    """Check that frames are of the molecule.
-
-    Raises:
-        ValueError: Elements or bonds differ, or the folder says nothing of its target.
-    """
-    missing = {"elements", "bonds", "force_field", "temperature_K"} - metadata.keys()
-    if missing:
-        raise ValueError(f"{frames} says nothing of {', '.join(sorted(missing))}: simulate it anew")
-    atoms = list(structure.topology.atoms())
-    bonds = sorted(sorted((one.index, other.index)) for one, other in structure.topology.bonds())
-    if [atom.element.symbol for atom in atoms] != metadata["elements"] or bonds != sorted(
-        sorted(pair) for pair in metadata["bonds"]
-    ):
-        raise ValueError(
-            f"{frames} holds frames of another molecule than {structure.name}: give the molecule "
-            "that was simulated"
-        )
 
 
 def _untrained(

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import Positions, Scalars
+from ..frames import Frames
 from ..molecule import Molecule
+from ..potential import ReducedPotential
 from ..torsions import Dihedral
+
+N_FRAMES = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,32 @@ class MolecularDynamics:
             raise ValueError(f"the columns have {lengths} frames: give one or more, equally many")
         if not all(np.isfinite(column).all() for column in columns):
             raise ValueError("a frame, an energy or a log-weight is not finite: leave that row out")
+
+    @classmethod
+    def of_frames(
+        cls,
+        frames: Frames,
+        potential: ReducedPotential,
+        molecule: Molecule,
+        phi: Dihedral,
+        psi: Dihedral,
+        n: int = N_FRAMES,
+    ) -> MolecularDynamics:
+        """Stored frames, `n` at most, evenly spread, with their energies and weights in the target.
+
+        Args:
+            frames: As `load_frames` gives them.
+            potential: Reduced potential of the target.
+            molecule: The molecule.
+            phi: Atoms of the dihedral phi.
+            psi: Atoms of the dihedral psi.
+            n: The most frames to take.
+        """
+        rows = np.unique(np.linspace(0, len(frames) - 1, n).astype(int))
+        positions_nm = frames.positions_nm[rows].astype(np.float64)
+        log_weights = None if frames.log_weights is None else frames.log_weights[rows]
+        u_kT, kelvin = potential(positions_nm), potential.temperature_K
+        return cls(molecule, phi, psi, kelvin, positions_nm, u_kT, log_weights)
 
     @property
     def weights(self) -> Scalars:

@@ -17,7 +17,7 @@ from ..analysis import (
     log_mean_weight,
     pareto_k,
 )
-from ..arrays import Cause, Positions, Scalars
+from ..arrays import Cause, Mask, Positions, Scalars
 from ..torsions import Dihedral, dihedral
 from .drawing import ScoredProposals
 from .dynamics import MolecularDynamics, normalised
@@ -134,6 +134,12 @@ def free_energy_difference(log_weights: Scalars, phi: Scalars) -> float:
     return _free_energy_difference(normalised(log_weights), phi)
 
 
+def in_basin(phi: Scalars) -> Mask:
+    """Which values of phi, in radians, lie in the basin of `free_energy_difference`."""
+    inside: Mask = (phi > BASIN[0]) & (phi < BASIN[1])
+    return inside
+
+
 def bond_width_ratios(
     scored: ScoredProposals, dynamics: MolecularDynamics
 ) -> Float64[np.ndarray, " bonds"]:
@@ -215,7 +221,7 @@ def phi_of(scored: ScoredProposals, phi: Dihedral) -> Scalars:
 
 
 def _free_energy_difference(weights: Scalars, phi: Scalars) -> float:
-    inside = (phi > BASIN[0]) & (phi < BASIN[1])
+    inside = in_basin(phi)
     basin, rest = float(weights[inside].sum()), float(weights[~inside].sum())
     if basin == 0 or rest == 0:
         return math.inf if basin == 0 else -math.inf

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..arrays import Mask, Scalars
-from ..verdict import doubts_of_number
+from ..verdict import doubts_of_round_trips
 from .estimated import Estimated
 
 
@@ -37,6 +37,19 @@ def independent_rows(series: Scalars) -> Int[np.ndarray, " kept"]:
 
     rows: Int[np.ndarray, " kept"] = np.array(timeseries.subsample_correlated_data(series))
     return rows
+
+
+def round_trips(first: Mask) -> int:
+    """How often a chain went from one set of configurations to all others and back.
+
+    Args:
+        first: Which of the successive states lie in the set.
+
+    Example:
+        >>> round_trips(np.array([True, False, False, True, False]))
+        1
+    """
+    return int(np.count_nonzero(first[1:] != first[:-1])) // 2
 
 
 def free_energy_difference_of_chain(first: Mask) -> Estimated:
@@ -68,13 +81,11 @@ def free_energy_difference_of_chain(first: Mask) -> Estimated:
 
     share = float(first.mean())
     n_effective = len(first) / float(timeseries.statistical_inefficiency(first.astype(float)))
-    crossings = int(np.count_nonzero(first[1:] != first[:-1]))
-    doubts = doubts_of_number(crossings, "crossings in the whole chain", "run it longer")
     return Estimated(
         -math.log(share / (1 - share)),
         1 / math.sqrt(n_effective * share * (1 - share)),
         "populations of a chain",
         (len(first),),
         n_effective,
-        doubts=doubts,
+        doubts=doubts_of_round_trips(round_trips(first)),
     )

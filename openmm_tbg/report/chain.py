@@ -11,6 +11,8 @@ from jaxtyping import Float64
 
 from ..arrays import Cause, Mask, Scalars
 from ..citations import Citation, citations_of
+from ..evaluation.figures import in_basin
+from ..free_energy import round_trips
 from ..run_record import COUNTS, RunRecord
 from ..torsions import Dihedral, dihedral
 from ..verdict import Verdict, doubts_of_chain
@@ -27,6 +29,7 @@ class ChainReport:
         n_steps: Steps with proposals.
         n_accepted: Those that changed the state.
         longest_run: Most steps in a row without acceptance, in whole iterations.
+        n_round_trips: Between the basin 0 < phi < 2 (radians) and the rest; None without phi.
         verdict: How far averages over the chain can be trusted.
         angles: Phi and psi of each state in radians.
         provenance: Model, digests, versions and seed.
@@ -39,6 +42,7 @@ class ChainReport:
     n_steps: int
     n_accepted: int
     longest_run: int
+    n_round_trips: int | None
     verdict: Verdict
     angles: Float64[np.ndarray, "iterations 2"] | None
     provenance: Mapping[str, Any]
@@ -53,7 +57,7 @@ class ChainReport:
 def report_on_run(
     record: RunRecord, ramachandran: tuple[Dihedral, Dihedral] | None = None
 ) -> ChainReport:
-    """Judge what a chain visited by its acceptances.
+    """Judge what a chain visited by its acceptances, and by its round trips where phi is known.
 
     Args:
         record: As `read_run` gives it.
@@ -72,6 +76,7 @@ def report_on_run(
     angles = ramachandran and np.stack(
         [dihedral(record.positions_nm, atoms) for atoms in ramachandran], axis=1
     )
+    trips = None if angles is None else round_trips(in_basin(angles[:, 0]))
     return ChainReport(
         u_kT=record.u,
         accepted=record.n_accepted > 0,
@@ -80,7 +85,8 @@ def report_on_run(
         n_steps=n_steps,
         n_accepted=n_accepted,
         longest_run=longest,
-        verdict=Verdict(doubts_of_chain(n_steps, n_accepted, longest)),
+        n_round_trips=trips,
+        verdict=Verdict(doubts_of_chain(n_steps, n_accepted, longest, trips)),
         angles=angles,
         provenance={
             name: value

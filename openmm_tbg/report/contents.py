@@ -26,6 +26,7 @@ from ..reference import ReferenceSystem
 from ..store import ProposalStore
 from ..torsions import Dihedral, dihedral
 from ..verdict import Verdict, doubts_of_weights
+from .structures import drawn_by_weight
 
 N_STRUCTURES = 20
 N_BINS = 36
@@ -71,15 +72,8 @@ class Report:
     citations: Sequence[Citation]
 
     def structures(self) -> tuple[Positions, Scalars]:
-        """Some 20 proposals drawn by weight, superposed in nm, and the share of each in the draw.
-
-        Systematic resampling: a proposal is drawn once for each twentieth of the weight.
-        """
-        shares = np.exp(self.log_weights - self.log_weights.max())
-        ends = np.cumsum(shares) / shares.sum()
-        rows = np.searchsorted(ends, (np.arange(N_STRUCTURES) + 0.5) / N_STRUCTURES)
-        chosen, counts = np.unique(rows, return_counts=True)
-        return superposed(self.positions_nm[chosen]), counts / N_STRUCTURES
+        """Some 20 proposals drawn by weight, superposed in nm, and the share of each in them."""
+        return drawn_by_weight(self.positions_nm, self.log_weights, N_STRUCTURES)
 
 
 def report_on_store(
@@ -142,26 +136,6 @@ def report_on_store(
         | (_provenance(target) if target else {}),
         citations=citations_of(force_field),
     )
-
-
-def superposed(positions_nm: Positions) -> Positions:
-    """Each frame turned and moved onto the first, by least squares over all atoms.
-
-    Reference:
-        Kabsch, Acta Crystallogr. A 32 (1976) 922.
-
-    Example:
-        >>> frame = np.random.default_rng(0).normal(size=(4, 3))
-        >>> turned = frame[:, [1, 2, 0]] + 5.0
-        >>> first, second = superposed(np.stack([frame, turned]))
-        >>> bool(np.allclose(first, second))
-        True
-    """
-    centred = positions_nm - positions_nm.mean(axis=1, keepdims=True)
-    left, _, right = np.linalg.svd(np.swapaxes(centred, 1, 2) @ centred[0])
-    left[:, :, -1] *= np.sign(np.linalg.det(left @ right))[:, np.newaxis]
-    turned: Positions = centred @ (left @ right)
-    return turned
 
 
 def _provenance(target: ReferenceSystem) -> dict[str, str]:

@@ -36,8 +36,8 @@ from .plots import (
     plot_trace,
     plot_weights,
 )
+from .viewer import ANGSTROMS_PER_NM, VIEWER
 
-ANGSTROMS_PER_NM = 10.0
 STYLE: Any = {
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -61,7 +61,7 @@ def write_report(report: Report, path: Path) -> None:
         "report": report,
         "n": len(report.log_weights),
         "pictures": _pictures(report),
-        "viewer": Markup((Path(__file__).parent / "3Dmol-min.js").read_text()),
+        "viewer": Markup(VIEWER.read_text()),
         "structures": _structures(report),
         "isfinite": math.isfinite,
         "to_a_tenth": to_a_tenth,
@@ -81,6 +81,7 @@ def write_chain_report(report: ChainReport, path: Path) -> None:
         "n_steps": report.n_steps,
         "n_accepted": report.n_accepted,
         "longest_run": report.longest_run,
+        "n_round_trips": report.n_round_trips,
         "fates": dict(report.fates),
         "provenance": dict(report.provenance),
         "citations": _citations(report.citations),

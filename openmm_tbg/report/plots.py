@@ -12,10 +12,16 @@ from matplotlib.figure import Figure
 from ..analysis import log_mean_weight
 from ..arrays import Mask, Scalars
 from ..free_energy import FreeEnergyProfile, MultistateFreeEnergies
-
-HIGHEST_KT = 10.0
-INK, BLUE, ORANGE = "#444444", "#1f5f8b", "#c8702a"
-DEGREES = (-180, -90, 0, 90, 180)
+from ..panels import (
+    BLUE,
+    DEGREES,
+    HIGHEST_KT,
+    INK,
+    ORANGE,
+    draw_densities,
+    draw_plane,
+    draw_weights,
+)
 
 
 def plot_weights(log_weights: Scalars, k: float, axes: Axes | None = None) -> Axes:
@@ -26,16 +32,7 @@ def plot_weights(log_weights: Scalars, k: float, axes: Axes | None = None) -> Ax
         k: As `pareto_k` finds it; no line where it is not finite or not above zero.
     """
     axes = axes or new_axes()
-    falling = np.sort(log_weights[log_weights > -np.inf])[::-1] - log_mean_weight(log_weights)
-    ranks = np.arange(1, len(falling) + 1)
-    axes.loglog(ranks, np.exp(falling), ".", color=BLUE, markersize=4)
-    tail = int(min(len(falling) / 5, 3 * np.sqrt(len(falling))))
-    if np.isfinite(k) and k > 0 and tail >= 5:
-        line = np.exp(falling[tail - 1]) * (ranks[:tail] / tail) ** -k
-        axes.plot(ranks[:tail], line, color=ORANGE, label=f"Pareto tail, k = {k:.2f}")
-        axes.legend(frameon=False)
-    axes.axhline(1, color="0.7", linewidth=0.8)
-    axes.set(xlabel="rank", ylabel="weight / mean weight", ylim=(1e-6, None))
+    draw_weights(axes, log_weights, k)
     return axes
 
 
@@ -61,10 +58,11 @@ def plot_energies(
     low = min(float(u.min()) for u, _ in samples.values())
     high = max(float(np.quantile(u, 0.95)) for u, _ in samples.values())
     edges = np.linspace(low, max(high, low + 1), 41)
-    for (name, (u, weights)), colour in zip(samples.items(), (ORANGE, BLUE, INK), strict=False):
-        share, _ = np.histogram(u, edges, weights=weights)
-        total = len(u) if weights is None else weights.sum()
-        axes.stairs(share / total / np.diff(edges), edges, color=colour, label=name, linewidth=1.4)
+    shares = {}
+    for name, (u, weights) in samples.items():
+        weights = np.ones(len(u)) if weights is None else weights
+        shares[name] = np.histogram(u, edges, weights=weights)[0] / weights.sum()
+    draw_densities(axes, edges, shares)
     axes.legend(frameon=False)
     axes.set(xlabel="u / kT", ylabel="density / kT$^{-1}$")
     return axes
@@ -157,12 +155,7 @@ def _plane(
     axes: Axes | None,
 ) -> Axes:
     axes = axes or new_axes()
-    first, second = (np.degrees(edges) for edges in profile.edges)
-    shown = np.where(np.isfinite(values), values, np.nan).T
-    mesh = axes.pcolormesh(first, second, shown, vmin=0, vmax=highest, cmap="viridis")
-    mesh.set_rasterized(True)
-    axes.set(xlabel="phi / degrees", ylabel="psi / degrees", xticks=DEGREES, yticks=DEGREES)
-    axes.set_aspect("equal")
+    mesh = draw_plane(axes, profile.edges, values, highest)
     figure = axes.get_figure()
     assert figure is not None
     figure.colorbar(mesh, ax=axes, label=label, extend="max")

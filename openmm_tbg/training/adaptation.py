@@ -43,10 +43,10 @@ from ..store import ProposalStore
 from .adaptation_record import Adaptation, ModelQuality
 from .data import MoleculeFrames
 from .newton import StiffTerms
-from .objectives import Objective, ResidualMatching, VelocityMatching
+from .objectives import Objective, ResidualMatching, Task, VelocityMatching
 from .settings import Progress, TrainingSettings
 from .single import averaged_weights
-from .trainer import Task, Trainer
+from .trainer import Trainer
 
 FEWEST_USABLE = 16  # proposals that a round can learn from
 HELD_BACK = 8  # one sample in so many validates

@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from ..folders import digest_of
+
+Fingerprint = dict[str, str | float | None]
 FrameBatch = Float[Tensor, "batch atoms 3"]
 Times = Float[Tensor, " batch"]
 
@@ -48,6 +51,21 @@ class MoleculeFrames:
     def n_atoms(self) -> int:
         """Atoms of the molecule."""
         return self.positions_nm.shape[1]
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What tells these frames from others, by column; None for one that is not there.
+
+        Of the positions the sha256. Forces and weights may be computed anew for the same positions
+        and then differ in the last digits: of them the standard deviation, in which a constant
+        added to all log-weights is lost as well.
+        """
+        positions = self.positions_nm.cpu().numpy()
+        found: Fingerprint = {"positions_nm": digest_of(list(positions.shape), [positions]).hex()}
+        for name in ("forces_per_nm", "log_weights"):
+            column = self._columns[name]
+            found[name] = None if column is None else float(column.double().std(correction=0))
+        return found
 
     @property
     def _columns(self) -> dict[str, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ..fields.denoiser import Denoiser
 from ..fields.egnn import EGNN
+from .data import MoleculeFrames
 from .newton import StiffTerms, newton_step
 
 Batch = Float[Tensor, "batch atoms 3"]
@@ -40,6 +42,21 @@ class Objective(Protocol):
     def correction(self, frames: Batch, forces: Batch, times: Times, noise: Batch) -> Batch:
         """What forces let add to the targets, of mean zero given the point: less variance."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One molecule to be learned.
+
+    Args:
+        objective: the regression; the fields of all tasks share their parameters.
+        frames: from which the steps draw.
+        validation: frames that are held back.
+    """
+
+    objective: Objective
+    frames: MoleculeFrames
+    validation: MoleculeFrames
 
 
 class ResidualMatching:

@@ -19,8 +19,8 @@ from ..grid import TimeGrid
 from ..molecule import Molecule
 from .data import MoleculeFrames
 from .newton import StiffTerms
-from .objectives import ResidualMatching, VelocityMatching
-from .trainer import Task, Trainer
+from .objectives import ResidualMatching, Task, VelocityMatching
+from .trainer import Trainer
 
 N_VALIDATION = 512
 N_GEOMETRY = 20_000  # frames from which the moments of the molecule are taken

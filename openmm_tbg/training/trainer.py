@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..files import write_atomically
 from .data import MoleculeFrames, centred_noise, draw_times
-from .objectives import Objective
+from .objectives import Objective, Task
+from .origin import fingerprints, require_origin
 from .predictions import compiled_predictions, plain_predictions
 from .settings import Progress, TrainingSettings
 from .weighting import TimeWeights
@@ -33,22 +34,6 @@ Times = Float[Tensor, " batch"]
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 VALIDATION_CHUNK = 64
-SETTINGS_THAT_MAY_CHANGE = {"n_steps"}
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One molecule to be learned.
-
-    Args:
-        objective: the regression; the fields of all tasks share their parameters.
-        frames: from which the steps draw.
-        validation: frames that are held back.
-    """
-
-    objective: Objective
-    frames: MoleculeFrames
-    validation: MoleculeFrames
 
 
 class Trainer:
@@ -67,7 +52,7 @@ class Trainer:
 
     Raises:
         ValueError: if there are no tasks, the batch cannot be shared evenly, or the checkpoint
-            belongs to other settings or another network.
+            belongs to other settings, another network or other frames.
     """
 
     def __init__(
@@ -96,6 +81,7 @@ class Trainer:
             Task(t.objective, t.frames.to(like).tempered(power), t.validation.to(like))
             for t in tasks
         ]
+        self._frames = fingerprints(self.tasks)
         # One field only: the others have its parameters, and buffers that no average changes.
         self.average = AveragedModel(
             self.fields[0],
@@ -236,6 +222,7 @@ class Trainer:
             return
         state = {
             "settings": asdict(self.settings),
+            "frames": self._frames,
             "field": self.fields[0].state_dict(),
             "average": self.average.module.state_dict(),
             "n_averaged": self.average.n_averaged,
@@ -251,7 +238,9 @@ class Trainer:
         write_atomically(self.checkpoint, content.getvalue())
 
     def _load(self) -> None:
-        state = self._read()
+        device = self.parameters[0].device
+        state: dict[str, Any] = torch.load(self.checkpoint, map_location=device, weights_only=True)
+        require_origin(state, self.settings, self.fields[0], self._frames, self.checkpoint)
         self.fields[0].load_state_dict(state["field"])
         self.average.module.load_state_dict(state["average"])
         self.average.n_averaged.copy_(state["n_averaged"])
@@ -259,24 +248,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.step, self.minutes, self.loss = state["step"], state["minutes"], state["loss"]
-
-    def _read(self) -> dict[str, Any]:
-        device = self.parameters[0].device
-        state: dict[str, Any] = torch.load(self.checkpoint, map_location=device, weights_only=True)
-        mine, theirs = asdict(self.settings), state["settings"]
-        other = [k for k in mine if k not in SETTINGS_THAT_MAY_CHANGE and mine[k] != theirs.get(k)]
-        if other:
-            raise ValueError(
-                f"checkpoint {self.checkpoint} was made with other settings ({', '.join(other)}): "
-                "give the same settings, or another checkpoint file"
-            )
-        shapes = {k: v.shape for k, v in self.fields[0].state_dict().items()}
-        if shapes != {k: v.shape for k, v in state["field"].items()}:
-            raise ValueError(
-                f"checkpoint {self.checkpoint} holds another network: give the same architecture, "
-                "hidden and layers, or another checkpoint file"
-            )
-        return state
 
 
 @torch.no_grad()
