@@ -306,7 +306,8 @@ def test_evaluate_finds_the_known_free_energy_and_draws_nothing_twice(folder: Pa
     drawn = sorted((folder / "table" / "hooh.pdb").glob("proposals_*/batch_*"))
     written = [batch.stat().st_mtime_ns for batch in drawn]
     assert len(written) == 2
-    again = run(folder, *line, "-n", "700")
+    assert run(folder, *line, "-n", "700", "--write-config", "e.yaml").exit_code == 0
+    again = run(folder, "evaluate", "--config", "e.yaml")
     assert again.exit_code == 0, again.output
     assert [batch.stat().st_mtime_ns for batch in drawn] == written
     (row,) = json.loads((folder / "table" / "results.json").read_text())["rows"]

@@ -38,6 +38,7 @@ from openmm_tbg.evaluation import (
     evaluate,
 )
 from openmm_tbg.evaluation.study_table import Row, Spread
+from openmm_tbg.frames import Frames
 from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.proposals import Proposals
 
@@ -253,6 +254,24 @@ def test_names_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         STUDY.run(names, tmp_path)
+
+
+def test_stored_frames_are_taken_evenly_with_their_weights_and_energies() -> None:
+    positions_nm = FRAME + WIDTH_NM * mean_free_normal(10, np.random.default_rng(0))
+    bias_kT = np.arange(10, dtype=np.float32)
+    stored = Frames(positions_nm.astype(np.float32), None, bias_kT, {})
+    potential = target_of("same").potential
+    found = MolecularDynamics.of_frames(stored, potential, MOLECULE, PHI, PHI, n=4)
+    assert found.log_weights is not None
+    assert found.log_weights.tolist() == [0, 3, 6, 9]
+    np.testing.assert_allclose(found.positions_nm, positions_nm[::3], atol=1e-7)
+    np.testing.assert_allclose(found.u_kT, potential(positions_nm[::3]), rtol=1e-5)
+    assert found.temperature_K == 300
+    everything = MolecularDynamics.of_frames(stored, potential, MOLECULE, PHI, PHI)
+    assert len(everything.u_kT) == 10
+    none = Frames(stored.positions_nm[:0], None, None, {})
+    with pytest.raises(ValueError, match=r"the columns have \[0, 0\] frames: give one or more"):
+        MolecularDynamics.of_frames(none, potential, MOLECULE, PHI, PHI)
 
 
 def test_no_proposals_are_refused() -> None:
