@@ -365,6 +365,7 @@ def test_evaluate_compares_one_molecule_with_its_dynamics(folder: Path) -> None:
     difference = found["free_energy_difference_kT"]
     assert abs(difference["value"] - known_free_energy(*PHI_DEG)) < 4 * difference["error"] < 1.2
     assert f"{difference['value']:.2f} +- {difference['error']:.2f} kT" in answer.stdout
+    assert "verdict                     trust" in answer.stdout
     assert (folder / "full" / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert "seed is 1 there and 2 here" in run(folder, *line, "--seed", "2").stderr
     hot = run(folder, *line, "--temperature", "310", "--out", "hot")

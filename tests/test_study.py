@@ -41,6 +41,7 @@ from openmm_tbg.evaluation.study_table import Row, Spread
 from openmm_tbg.frames import Frames
 from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.proposals import Proposals
+from openmm_tbg.verdict import Trust
 
 PHI = (2, 0, 1, 3)
 WIDTHS = {"same": 1.0, "wide": 1.2, "wider": 1.5}
@@ -115,6 +116,17 @@ def test_a_generator_of_the_target_itself_has_the_known_figures(tmp_path: Path) 
     assert row.figures.valid == row.figures.valid_bonds == row.figures.valid_chirality == 1.0
     seconds = row.figures.seconds_per_proposal
     assert row.figures.effective_samples_per_second == pytest.approx(1 / seconds)
+
+
+def test_a_row_says_how_far_it_can_be_trusted(tmp_path: Path) -> None:
+    few, many = (replace(STUDY, n=n).run(["wide"], tmp_path / f"{n}") for n in (8, 250))
+    (found,), (trusted,) = few.rows, many.rows
+    assert found.verdict is not None
+    assert found.verdict.trust == Trust.NO
+    assert "effective proposals, fewer than 10: draw more" in str(found.verdict)
+    assert str(few).startswith("wide do not trust     valid ")
+    assert str(trusted.verdict) == trusted.columns()["verdict"] == "trust"
+    assert str(many).startswith("wide trust            valid ")
 
 
 def test_a_deviation_from_a_reference_has_the_errors_of_both(tmp_path: Path) -> None:
