@@ -2,7 +2,7 @@ r"""Whether a figure can be trusted, what speaks against it, and what to do next
 
 Every threshold of the library stands here:
 
-- Effective number of samples, accepted steps of a chain: trust with care below 50, do not trust
+- Effective number of samples and accepted steps of a chain: trust with care below 50, do not trust
   below 10. A standard error from n independent samples is itself uncertain by 24 % at 10 and 10 %
   at 50 (JCGM 100:2008, the "GUM", E.4.3 and table E.1).
 - Round trips of a chain between a basin and the rest, the same: each is one independent stay on

@@ -328,7 +328,8 @@ def test_evaluate_finds_the_known_free_energy_and_draws_nothing_twice(folder: Pa
     drawn = sorted((folder / "table" / "hooh.pdb").glob("proposals_*/batch_*"))
     written = [batch.stat().st_mtime_ns for batch in drawn]
     assert len(written) == 2
-    again = run(folder, *line, "-n", "700")
+    assert run(folder, *line, "-n", "700", "--write-config", "e.yaml").exit_code == 0
+    again = run(folder, "evaluate", "--config", "e.yaml")
     assert again.exit_code == 0, again.output
     assert [batch.stat().st_mtime_ns for batch in drawn] == written
     (row,) = json.loads((folder / "table" / "results.json").read_text())["rows"]
@@ -386,6 +387,7 @@ def test_evaluate_compares_one_molecule_with_its_dynamics(folder: Path) -> None:
     difference = found["free_energy_difference_kT"]
     assert abs(difference["value"] - known_free_energy(*PHI_DEG)) < 4 * difference["error"] < 1.2
     assert f"{difference['value']:.2f} +- {difference['error']:.2f} kT" in answer.stdout
+    assert "verdict                     trust" in answer.stdout
     assert (folder / "full" / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert "seed is 1 there and 2 here" in run(folder, *line, "--seed", "2").stderr
     hot = run(folder, *line, "--temperature", "310", "--out", "hot")

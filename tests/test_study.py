@@ -38,8 +38,10 @@ from openmm_tbg.evaluation import (
     evaluate,
 )
 from openmm_tbg.evaluation.study_table import Row, Spread
+from openmm_tbg.frames import Frames
 from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.proposals import Proposals
+from openmm_tbg.verdict import Trust
 
 PHI = (2, 0, 1, 3)
 WIDTHS = {"same": 1.0, "wide": 1.2, "wider": 1.5}
@@ -114,6 +116,17 @@ def test_a_generator_of_the_target_itself_has_the_known_figures(tmp_path: Path) 
     assert row.figures.valid == row.figures.valid_bonds == row.figures.valid_chirality == 1.0
     seconds = row.figures.seconds_per_proposal
     assert row.figures.effective_samples_per_second == pytest.approx(1 / seconds)
+
+
+def test_a_row_says_how_far_it_can_be_trusted(tmp_path: Path) -> None:
+    few, many = (replace(STUDY, n=n).run(["wide"], tmp_path / f"{n}") for n in (8, 250))
+    (found,), (trusted,) = few.rows, many.rows
+    assert found.verdict is not None
+    assert found.verdict.trust == Trust.NO
+    assert "effective proposals, fewer than 10: draw more" in str(found.verdict)
+    assert str(few).startswith("wide do not trust     valid ")
+    assert str(trusted.verdict) == trusted.columns()["verdict"] == "trust"
+    assert str(many).startswith("wide trust            valid ")
 
 
 def test_a_deviation_from_a_reference_has_the_errors_of_both(tmp_path: Path) -> None:
@@ -253,6 +266,24 @@ def test_names_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         STUDY.run(names, tmp_path)
+
+
+def test_stored_frames_are_taken_evenly_with_their_weights_and_energies() -> None:
+    positions_nm = FRAME + WIDTH_NM * mean_free_normal(10, np.random.default_rng(0))
+    bias_kT = np.arange(10, dtype=np.float32)
+    stored = Frames(positions_nm.astype(np.float32), None, bias_kT, {})
+    potential = target_of("same").potential
+    found = MolecularDynamics.of_frames(stored, potential, MOLECULE, PHI, PHI, n=4)
+    assert found.log_weights is not None
+    assert found.log_weights.tolist() == [0, 3, 6, 9]
+    np.testing.assert_allclose(found.positions_nm, positions_nm[::3], atol=1e-7)
+    np.testing.assert_allclose(found.u_kT, potential(positions_nm[::3]), rtol=1e-5)
+    assert found.temperature_K == 300
+    everything = MolecularDynamics.of_frames(stored, potential, MOLECULE, PHI, PHI)
+    assert len(everything.u_kT) == 10
+    none = Frames(stored.positions_nm[:0], None, None, {})
+    with pytest.raises(ValueError, match=r"the columns have \[0, 0\] frames: give one or more"):
+        MolecularDynamics.of_frames(none, potential, MOLECULE, PHI, PHI)
 
 
 def test_no_proposals_are_refused() -> None:

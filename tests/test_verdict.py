@@ -29,6 +29,9 @@ from openmm_tbg.verdict import (
 INF = np.inf
 
 
+GRAVITY = (Trust.NO, Trust.CARE, Trust.YES).index
+
+
 def trust(doubts: tuple[Doubt, ...]) -> Trust:
     return Verdict(doubts).trust
 
@@ -143,7 +146,7 @@ def test_a_chain_that_hardly_crossed_is_doubted(n: int | None, expected: Trust) 
     if n is not None:
         assert trust(doubts_of_round_trips(n)) == expected
     assert trust(doubts_of_chain(1000, 9, 100, n)) == Trust.NO
-    assert trust(doubts_of_chain(1000, 500, 317, n)) == Trust.NO
+    assert trust(doubts_of_chain(1000, 500, 142, n)) == min(expected, Trust.CARE, key=GRAVITY)
 
 
 @pytest.mark.parametrize(("n", "expected_kT"), [(10, 0.45), (50, 0.2)])

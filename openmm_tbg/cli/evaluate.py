@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -118,6 +119,7 @@ def _compare(
     batch_size: int,
 ) -> None:
     from ..evaluation import MolecularDynamics, draw_scored, evaluate, picture
+    from ..verdict import Verdict, doubts_of_weights
 
     generator, target, potential = case.generator, case.target, reduced_potential(case.target)
     simulated = read_simulated(frames, molecule, target.topology)
@@ -125,10 +127,12 @@ def _compare(
     angles = case.phi, read_angle("--psi", psi, target.topology)
     dynamics = MolecularDynamics.of_frames(simulated, potential, generator.molecule, *angles)
     scored = draw_scored(generator, potential, n, seed, out / "proposals", batch_size)
+    weights = scored.log_weights
     found = evaluate(scored, dynamics, (seed,), made_with=_made_with(generator))
     found.to_json(out / "figures.json")
     picture(found, scored, dynamics).savefig(out / "picture.png", dpi=DOTS_PER_INCH)
-    click.echo(str(found))
+    doubts = doubts_of_weights(weights, {"the target": weights > -math.inf})
+    click.echo(f"{found}\nverdict                     {Verdict(doubts)}")
     click.echo(f"{out / 'figures.json'} and {out / 'picture.png'} written")
 
 

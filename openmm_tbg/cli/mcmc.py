@@ -14,7 +14,11 @@ from .inputs import energy_platform, read_modelled
 from .options import molecule_argument, sampling_options
 
 if TYPE_CHECKING:
+    from openmm.app import Topology
     from openmmtools.mcmc import MCMCMove
+
+    from ..arrays import Positions
+    from ..tally import MoveSummary
 
 
 @click.command("mcmc", cls=Command)
@@ -81,19 +85,14 @@ def command(
     MOLECULE is alanine-dipeptide, a sequence such as KS, or a PDB or CIF file. The same command
     goes on after any end; a block of iterations at most is lost.
     """
-    from dataclasses import replace
-
     from openmm import unit
     from openmmtools.cache import ContextCache
     from openmmtools.mcmc import SequenceMove
     from openmmtools.states import SamplerState, ThermodynamicState
 
-    from ..evaluation.figures import in_basin
-    from ..free_energy import round_trips
     from ..move import TBGMove
     from ..run import MCMCRun
     from ..run_store import read_run
-    from ..torsions import dihedral
 
     generator, target = read_modelled(molecule, model, device, force_field, temperature, system)
     run = MCMCRun(
@@ -109,15 +108,29 @@ def command(
     )
     run.run(iterations, ContextCache(platform=energy_platform(target.system)))
     click.echo(f"{out}: {run.n_iterations} iterations")
-    summary, positions_nm = run.move.move_list[1].summary(), read_run(out).positions_nm
-    if (angles := ramachandran(target.topology)) is not None:
-        n = round_trips(in_basin(dihedral(positions_nm, angles[0])))
-        summary = replace(summary, n_round_trips=n)
-    click.echo(summary)
+    positions_nm = read_run(out).positions_nm
+    click.echo(_with_round_trips(run.move.move_list[1].summary(), positions_nm, target.topology))
     if export is not None:
         write_frames(export, target.topology, positions_nm)
         click.echo(f"{export} written")
     click.echo(f"next: openmm-tbg free-energy {molecule} {out}")
+
+
+def _with_round_trips(
+    summary: MoveSummary, positions_nm: Positions, topology: Topology
+) -> MoveSummary:
+    """The summary, which then judges how often phi went to the basin and back, if there is one."""
+    from dataclasses import replace
+
+    from ..evaluation.figures import in_basin
+    from ..free_energy import round_trips
+    from ..torsions import dihedral
+
+    angles = ramachandran(topology)
+    if angles is None:
+        return summary
+    phi = dihedral(positions_nm, angles[0])
+    return replace(summary, n_round_trips=round_trips(in_basin(phi)))
 
 
 def _local_move(name: str, n_steps: int, timestep_fs: float) -> MCMCMove:

@@ -69,8 +69,11 @@ class MolecularDynamics:
             phi: Atoms of the dihedral phi.
             psi: Atoms of the dihedral psi.
             n: The most frames to take.
+
+        Raises:
+            ValueError: There are no frames, or an energy is not finite.
         """
-        rows = np.unique(np.linspace(0, len(frames) - 1, n).astype(int))
+        rows = np.unique(np.linspace(0, len(frames) - 1, min(n, len(frames))).astype(int))
         positions_nm = frames.positions_nm[rows].astype(np.float64)
         log_weights = None if frames.log_weights is None else frames.log_weights[rows]
         u_kT, kelvin = potential(positions_nm), potential.temperature_K

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..files import write_atomically
+from ..verdict import Verdict, doubts_of_number, doubts_of_tail
 from .molecule_figures import MoleculeFigures, Origin
 from .record import plain
 
@@ -45,6 +46,16 @@ class Row:
     figures: MoleculeFigures | None = None
     failure: str = ""
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """How far averages over the proposals can be trusted; None without figures."""
+        if self.figures is None or self.origin is None:
+            return None
+        n_effective = self.figures.effective_sample_size.value * self.origin.n
+        n_weights = round(self.figures.valid * self.origin.n)
+        tail = doubts_of_tail(self.figures.pareto_k, n_weights) if n_weights > 1 else ()
+        return Verdict((*doubts_of_number(n_effective, "effective proposals", "draw more"), *tail))
+
     @staticmethod
     def file(folder: Path) -> Path:
         """Where the row lies in the folder of its molecule."""
@@ -68,7 +79,7 @@ class Row:
         found: dict[str, Any] = {"molecule": self.molecule, "failure": self.failure}
         if self.figures is None or self.origin is None:
             return found
-        return found | asdict(self.origin) | self.figures.columns()
+        return found | {"verdict": str(self.verdict)} | asdict(self.origin) | self.figures.columns()
 
 
 @dataclass(frozen=True)
@@ -161,12 +172,12 @@ class StudyTable:
 
 
 def _line(row: Row) -> str:
-    if row.figures is None:
+    found, verdict = row.figures, row.verdict
+    if found is None or verdict is None:
         return f"{row.molecule:4s} {row.failure}"
-    found = row.figures
     return (
-        f"{row.molecule:4s} valid {found.valid:.1%}  ESS {found.effective_sample_size:.2%}  "
-        f"acceptance {found.acceptance:.2%}  Pareto k {found.pareto_k:.2f}  "
-        f"dF {found.free_energy_difference_kT:.2f} kT  "
+        f"{row.molecule:4s} {verdict.trust:15s}  valid {found.valid:.1%}  "
+        f"ESS {found.effective_sample_size:.2%}  acceptance {found.acceptance:.2%}  "
+        f"Pareto k {found.pareto_k:.2f}  dF {found.free_energy_difference_kT:.2f} kT  "
         f"{found.seconds_per_proposal:.3g} s a proposal"
     )

@@ -44,7 +44,8 @@ class Trainer:
     each take their share of the same batch, so that their number does not change the result.
 
     Args:
-        tasks: the molecules; one field, or fields that share their parameters.
+        tasks: the molecules; one field, or fields that share their parameters. Other frames than
+            the checkpoint was made with are refused.
         settings: refused if the checkpoint was made with others, except for `n_steps`.
         checkpoint: file to resume from and to write to.
         compile_network: compile the network first (a minute or two; 1.5 times as fast on a CPU).
