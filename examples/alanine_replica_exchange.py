@@ -236,7 +236,7 @@ def picture(rows: list[Row], reference_kT: float, path: Path) -> None:
             figures.errorbar(row.found.value, -k, xerr=row.found.error, fmt="o", color="tab:blue")
     series.set_xlabel("force evaluations / million")
     figures.set_yticks(range(0, -len(rows), -1), [row.ladder.name for row in rows])
-    figures.set(xlabel="free-energy difference / kT", title="0 < phi < 2, 300 K (line: reference)")
+    figures.set(xlabel="free-energy difference / kT", title="at 300 K (line: reference)")
     figure.savefig(path, dpi=130)
 
 

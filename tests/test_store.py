@@ -326,6 +326,7 @@ def test_a_full_and_a_read_only_disk(small_disk: Path) -> None:
     n_finished = int(store.finished.sum())
     assert 0 < n_finished < 40
     assert len(store.read()) == 20 * n_finished
+    assert not list(store.path.rglob("*.partial"))
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     assert len(ProposalStore(store.path).read()) == 20 * n_finished
     with pytest.raises(OSError, match=r"Read-only file system.*may be written"):
