@@ -1,8 +1,8 @@
-"""Which error of ln Z is that of repeats, where few weights carry the mean?
+"""Which errors of ln Z and of differences are those of repeats, where few weights carry a sum?
 
     python benchmarks/tail_errors.py --proposals EVALUATION --out tail_errors.json
 
-EVALUATION is a folder of `evaluate_alanine.py`. A z-score is the distance of ln Z of a sample from
+EVALUATION is a folder of `evaluate_alanine.py`. A z-score is the distance of a sample's figure from
 the truth over its error; their standard deviation should be 1. Errors that are compared:
 
 - textbook: the standard error of the mean over the mean.
@@ -11,12 +11,13 @@ the truth over its error; their standard deviation should be 1. Errors that are 
   distribution that fits them (Vehtari et al., J. Mach. Learn. Res. 25 (2024) 72), in the value and
   in the error; "smoothed error" does it in the error alone.
 - tail bootstrap: the spread of ln Z over resamples whose largest weights are drawn from that
-  distribution, which goes on beyond the largest weight seen: that of the library
-  (`free_energy.tail`).
+  distribution, which goes on beyond the largest weight seen (`free_energy.tail`).
 
-First for weights of known ln Z: of a Gaussian flow wider than its target (bounded), lognormal, and
-Pareto with k = 0.3, 0.5, 0.7. Then for disjoint sets of the proposals of alanine dipeptide, as
-`z_scores_alanine.py` cuts them.
+First for weights of known mean: of a Gaussian flow wider than its target (bounded), lognormal, and
+Pareto with k = 0.3, 0.5, 0.7. These chose the errors of the library: the tail bootstrap for ln Z,
+the textbook's for a difference between two regions, into which proposals fall at random here.
+Then for disjoint sets of the proposals of alanine dipeptide, as `z_scores_alanine.py` cuts them:
+ln Z against that of all, and F(helical) - F(extended) against the reference.
 """
 
 from __future__ import annotations
@@ -31,12 +32,21 @@ import numpy as np
 from arviz_stats.base.array import array_stats
 from likelihood import machine
 from tqdm import tqdm
-from z_scores_alanine import SIZES, read
+from z_scores import row_of
+from z_scores_alanine import REFERENCE, SIZES, read
 
-from openmm_tbg.analysis import log_mean_weight, weights_over_largest
-from openmm_tbg.free_energy import log_normalising_constant
+from openmm_tbg.analysis import effective_sample_size, log_mean_weight, weights_over_largest
+from openmm_tbg.evaluation import ScoredProposals
+from openmm_tbg.free_energy import free_energy_difference, log_normalising_constant
+from openmm_tbg.free_energy.tail import log_mean_error
+from openmm_tbg.reference import ALANINE_PHI, ALANINE_PSI
+from openmm_tbg.torsions import dihedral
 
+HELICAL = REFERENCE["helical"]
+SHARES = (0.5, 0.1)  # of proposals in the first of two regions
+SIZES_OF_DIFFERENCES = (64, 256)
 Draw = Callable[[np.random.Generator, int], np.ndarray]
+Answers = dict[str, tuple[float, float]]  # value and error, by way
 
 
 def gaussian(width: float) -> Draw:
@@ -85,7 +95,7 @@ def smoothing(log_weights: np.ndarray) -> np.ndarray:
     return smoothed + (log_weights[lowest] - smoothed[lowest])
 
 
-def answers(log_weights: np.ndarray) -> dict[str, tuple[float, float]]:
+def answers(log_weights: np.ndarray) -> Answers:
     """Value and error of ln Z, by each way; weights of zero go to the others."""
     positive = log_weights[log_weights > -np.inf]
     smoothed = smoothing(positive)
@@ -102,50 +112,82 @@ def answers(log_weights: np.ndarray) -> dict[str, tuple[float, float]]:
     }
 
 
-def row_of(way: str, scores: np.ndarray) -> dict[str, object]:
-    spread = scores.std(ddof=1)
-    fourth = np.mean((scores - scores.mean()) ** 4) / spread**4
-    figures = {
-        "mean": scores.mean(),
-        "standard_deviation": spread,
-        "standard_deviation_error": spread * math.sqrt((fourth - 1) / (4 * len(scores))),
-        "root_mean_square": np.sqrt(np.square(scores).mean()),
-        "beyond_two": np.mean(np.abs(scores) > 2),
-    }
-    return {"way": way} | {key: round(float(each), 3) for key, each in figures.items()}
+def of_difference(log_weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> Answers:
+    found, n = free_energy_difference(log_weights, first, second), len(log_weights)
+    parts = [np.where(inside, log_weights, -np.inf) for inside in (first, second)]
+    variance = sum(log_mean_error(part) ** 2 for part in parts)
+    # No proposal is in both, so that the two sums share -1/n of covariance.
+    combined = math.sqrt((n - 1) / n * variance + 2 / n)
+    return {"textbook": (found.value, found.error), "tail bootstrap": (found.value, combined)}
 
 
 def rows_of(
-    name: str, samples: list[np.ndarray], truth: float, share: float
+    about: dict[str, object], found: list[Answers], truth: float, truth_error: float, share: float
 ) -> list[dict[str, object]]:
     """Of samples of one size, whose errors of `truth` are `share` of their own."""
-    scores: dict[str, list[float]] = {}
-    for sample in samples:
-        for way, (value, error) in answers(sample).items():
-            scores.setdefault(way, []).append((value - truth) / (error * share))
-    numbers = [log_normalising_constant(sample).n_effective for sample in samples]
-    about = {"weights": name, "n": len(samples[0]), "sets": len(samples)}
-    about["median_effective"] = round(float(np.median(numbers)), 1)
-    return [about | row_of(way, np.array(each)) for way, each in scores.items()]
+    rows = []
+    for way in found[0]:
+        scores = [
+            (each[way][0] - truth) / math.hypot(each[way][1] * share, truth_error) for each in found
+        ]
+        figures = row_of(str(about["question"]), np.array(scores))
+        figures["root_mean_square"] = round(float(np.sqrt(np.square(scores).mean())), 4)
+        rows.append(about | {"sets": len(found), "way": way} | figures)
+    return rows
+
+
+def about_sets(question: str, name: str, samples: list[np.ndarray]) -> dict[str, object]:
+    numbers = [effective_sample_size(sample) * len(sample) for sample in samples]
+    median = round(float(np.median(numbers)), 1)
+    n = len(samples[0])
+    return {"question": question, "weights": name, "n": n, "median_effective": median}
+
+
+def of_known(name: str, n: int, repeats: int) -> list[dict[str, object]]:
+    rng = np.random.default_rng(n)
+    samples = [KNOWN[name](rng, n) for _ in range(repeats)]
+    rows = rows_of(about_sets("ln Z", name, samples), [*map(answers, samples)], 0.0, 0.0, 1.0)
+    for share in SHARES if n in SIZES_OF_DIFFERENCES else ():
+        sides = [rng.random(n) < share for _ in samples]
+        found = [
+            of_difference(sample, side, ~side)
+            for sample, side in zip(samples, sides, strict=True)
+            if side.any()
+        ]
+        about = about_sets(f"difference, {share:.0%} inside", name, samples)
+        rows += rows_of(about, found, math.log(1 / share - 1), 0.0, 1.0)
+    return rows
+
+
+def of_alanine(proposals: ScoredProposals, n: int) -> list[dict[str, object]]:
+    weights = proposals.log_weights
+    phi, psi = (dihedral(proposals.positions_nm, atoms) for atoms in (ALANINE_PHI, ALANINE_PSI))
+    helical = (phi < 0) & (psi > math.radians(-120)) & (psi < math.radians(60))
+    extended = (phi < 0) & ~helical
+    rows = [slice(start, start + n) for start in range(0, len(weights) - n + 1, n)]
+    samples = [weights[each] for each in rows]
+    name, left = "alanine dipeptide", math.sqrt(1 - n / len(weights))
+    found = [*map(answers, samples)]
+    table = rows_of(about_sets("ln Z", name, samples), found, log_mean_weight(weights), 0.0, left)
+    found = [of_difference(weights[each], helical[each], extended[each]) for each in rows]
+    error = max(HELICAL["standard_error_by_block_length"].values())
+    about = about_sets("helical - extended", name, samples)
+    return table + rows_of(about, found, HELICAL["free_energy_difference"], error, 1.0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--proposals", type=Path, required=True)
-    parser.add_argument("--repeats", type=int, default=250)
+    parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
-    for name, draw in tqdm(KNOWN.items(), unit="kind", mininterval=10.0):
+    for name in tqdm(KNOWN, unit="kind", mininterval=10.0):
         for n in (*SIZES, 1024):
-            rng = np.random.default_rng(n)
-            samples = [draw(rng, n) for _ in range(options.repeats)]
-            rows += rows_of(name, samples, 0.0, 1.0)
-    weights = read(options.proposals).log_weights
-    whole = log_mean_weight(weights)
+            rows += of_known(name, n, options.repeats)
+    proposals = read(options.proposals)
     for n in SIZES:
-        sets = list(weights[: len(weights) // n * n].reshape(-1, n))
-        rows += rows_of("alanine dipeptide", sets, whole, math.sqrt(1 - n / len(weights)))
+        rows += of_alanine(proposals, n)
     print("\n".join(map(str, rows)))
     if options.out:
         record = {"machine": machine(), "repeats": options.repeats, "rows": rows}

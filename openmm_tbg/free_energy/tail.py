@@ -1,4 +1,4 @@
-"""Errors of sums of weights, of which the largest may hold most."""
+"""The error of a mean of weights, of which the largest may hold most."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ParetoTail:
     n: int
 
 
-def log_sum_error(log_weights: Scalars) -> float:
+def log_mean_error(log_weights: Scalars) -> float:
     r"""Standard error of the log of the mean of independent weights.
 
     Where the weights are bounded, k of their tail not above zero, or too few to see a tail,
@@ -61,7 +61,7 @@ def log_sum_error(log_weights: Scalars) -> float:
     Example:
         >>> log_weights = 2 * np.random.default_rng(1).normal(size=100)
         >>> n_effective = effective_number(np.exp(log_weights))
-        >>> bool(1 < log_sum_error(log_weights) / np.sqrt((100 / n_effective - 1) / 99) < 2)
+        >>> bool(1 < log_mean_error(log_weights) / np.sqrt((100 / n_effective - 1) / 99) < 2)
         True
     """
     weights = weights_over_largest(log_weights)
