@@ -147,8 +147,10 @@ def _tabulate(
 ) -> None:
     from ..evaluation import Study, Target
 
-    known = {} if references is None else _read_references(references)
     names = [Path(molecule).name for molecule in molecules]
+    if len(set(names)) < len(names):
+        raise click.UsageError(f"two of {', '.join(names)} are the same: name each MOLECULE once")
+    known = {} if references is None else _read_references(references)
     named = dict(zip(names, molecules, strict=True))
 
     @lru_cache(maxsize=1)
