@@ -14,8 +14,9 @@ the truth over its error; their standard deviation should be 1. Errors that are 
   distribution, which goes on beyond the largest weight seen (`free_energy.tail`).
 
 First for weights of known mean: of a Gaussian flow wider than its target (bounded), lognormal, and
-Pareto with k = 0.3, 0.5, 0.7. These chose the errors of the library: the tail bootstrap for ln Z,
-the textbook's for a difference between two regions, into which proposals fall at random here.
+Pareto with k = 0.3, 0.5, 0.7; the regions of a difference are drawn at random. These chose the
+error of the library for ln Z, the tail bootstrap; for differences, where it is too large for
+regions of like size, the textbook's stays.
 Then for disjoint sets of the proposals of alanine dipeptide, as `z_scores_alanine.py` cuts them:
 ln Z against that of all, and F(helical) - F(extended) against the reference.
 """

@@ -51,9 +51,10 @@ from openmm_tbg.proposals import Proposals
 from openmm_tbg.reference import ReferenceSystem
 from openmm_tbg.simulation import Dynamics, repartition_hydrogen_mass
 from openmm_tbg.torsions import Dihedral, dihedral
+from openmm_tbg.verdict import doubts_of_number
 
 BASIN = (0.0, 2.0)  # of phi, radians
-BATCH, KEEP, PILOT = 16, 0.3, 32
+BATCH, KEEP, PILOT = 8, 0.3, 32
 LANGEVIN_STEPS = 500  # of 2 fs, between recorded states
 EQUILIBRATION_STEPS = 20_000
 HOTTEST_K, RUNGS = 600.0, 4
@@ -330,7 +331,8 @@ def without_bias(torsions: np.ndarray, centres: np.ndarray, n: np.ndarray) -> Sa
         states.n,
         float(states.n_effective[-2:].min()),
         states.weakest_link,
-        states.doubts,
+        states.doubts
+        + doubts_of_number(int(n.min()), "independent states in the poorest window", "run longer"),
     )
     return Sampled(torsions, states.log_weights(len(n)), lambda: found)
 
@@ -369,7 +371,8 @@ def draw_figures(axes: plt.Axes, rows: list[Row], reference: Reference) -> None:
             row.found.value, height, xerr=row.found.error, fmt="o", color="tab:blue", mfc=face
         )
     axes.set_yticks(range(len(rows)), [row.method for row in reversed(rows)])
-    axes.set(xlabel="free-energy difference / kT", title="line: reference; hollow: do not trust")
+    axes.set(xlabel="free-energy difference / kT", ylim=(-0.6, len(rows) - 0.4))
+    axes.set_title("dashed: reference; hollow: do not trust", fontsize="medium")
 
 
 def draw_surface(axes: plt.Axes, row: Row) -> plt.cm.ScalarMappable | None:
