@@ -12,7 +12,7 @@ and a call that is made again goes on where it stopped. On a CPU nine tenths of 
 the solvent, of which OpenMM has a fast form with slightly other Born radii (OBC2 for OBC1): frames
 are made with that one, and their weights hold the difference of the two energies, so that the
 figure is that of the target. The file has value and error of each dipeptide, as
-`evaluate_dipeptides.py --references` takes them, where the two halves of the time and the two
+`openmm-tbg evaluate --references` takes them, where the two halves of the time and the two
 walkers differ by less than two of their errors, and phi crossed 20 times: those rows are
 `consistent`, and `converged` if the error is at most `--largest-error`. Of proline there is nothing
 to sample: its ring holds phi near -65 degrees.
@@ -214,15 +214,17 @@ def of_dipeptides(options: argparse.Namespace) -> None:
             continue
         rows[sequence] = row_of(sequence, options)
         print(sequence, rows[sequence], flush=True)
-        record: dict[str, Any] = {
+        record = {
             "quantity": QUANTITY,
             "method": "dynamics under a bias from metadynamics, GBSAOBCForce, reweighted to OBC1",
             "machine": machine(),
+            "references": {
+                name: [row["free_energy_difference"], row["standard_error"]]
+                for name, row in rows.items()
+                if row["consistent"]
+            },
             "rows": rows,
         }
-        for name, row in rows.items():
-            if row["consistent"]:
-                record[name] = [row["free_energy_difference"], row["standard_error"]]
         options.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
