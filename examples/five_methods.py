@@ -364,7 +364,8 @@ def draw_figures(axes: plt.Axes, rows: list[Row], reference: Reference) -> None:
     axes.axvspan(low, high, color="0.9")
     for height, row in enumerate(reversed(rows)):
         if row.found is None:
-            axes.text(reference.value_kT, height, "  no figure", va="center", color="0.4")
+            at_left = axes.get_yaxis_transform()
+            axes.text(0.03, height, "no figure", va="center", color="0.4", transform=at_left)
             continue
         face = "tab:blue" if row.found.is_trusted else "white"
         axes.errorbar(

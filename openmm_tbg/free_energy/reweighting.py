@@ -90,8 +90,8 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
     $$ \Delta F = -\ln \frac{\sum_{n \in A} w_n}{\sum_{n \in B} w_n}, \qquad
        \sigma^2 = \frac{\sum_A w^2}{(\sum_A w)^2} + \frac{\sum_B w^2}{(\sum_B w)^2} $$
 
-    the sum of the inverse effective numbers of the two. It knows only the weights drawn, unlike
-    that of ln Z: `benchmarks/tail_errors.py` has what this costs, up to 1.6 where few carry a set.
+    the sum of the inverse effective numbers of the two. It knows only the weights drawn, other than
+    that of ln Z: up to 1.6 times too small for a set that few carry (`benchmarks/tail_errors.py`).
 
     Args:
         log_weights: -u - log q of all proposals, -inf where the weight is zero.
