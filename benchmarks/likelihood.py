@@ -14,7 +14,8 @@ Three ways for each molecule, on the same positions, each row in a process of it
 - grid: the same EGNN with the same weights, on a fixed grid with forward mode.
 - denoiser: the field of this library, at 22 atoms the model that ships.
 
-For each row: seconds a configuration (median and range of the repeats), evaluations of the
+A row that the file holds already is left as it is; --molecules and --ways choose. For each row:
+seconds of the processor a configuration (median and range of the repeats), evaluations of the
 divergence, memory by which the process grew, the error of log q against float64 on a grid twice as
 fine in nodes and steps, and the arithmetic of one divergence with its share of the rate at which
 this machine multiplies matrices of 1024 x 1024.
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import platform
 import resource
@@ -127,15 +129,15 @@ def arithmetic(flow: ContinuousFlow, way: str, x: Tensor) -> dict[str, float]:
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             field.velocity_and_divergence(t, x)
-        started = time.perf_counter()
+        started = time.process_time()
         field.velocity_and_divergence(t, x)
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         square = torch.randn(1024, 1024)
         square @ square
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(8):
             square @ square
-        rate = 8 * 2 * 1024**3 / (time.perf_counter() - started)
+        rate = 8 * 2 * 1024**3 / (time.process_time() - started)
     operations = counter.get_total_flops()
     return {
         "GFLOP_a_divergence": operations / len(x) / 1e9,
@@ -153,9 +155,9 @@ def row_of(name: str, way: str, batch: int, repeats: int, egnn: Path | None) -> 
     x = flow.sample_with_log_prob(batch, generator, passes=none).positions_nm
     before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = time.process_time()
         log_q, evaluations = log_q_of(flow, way, x)
-        seconds.append((time.perf_counter() - started) / batch)
+        seconds.append((time.process_time() - started) / batch)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     row = {
         "molecule": name,
@@ -190,35 +192,45 @@ def machine() -> dict[str, object]:
     }
 
 
+def compare_with_recipe(rows: dict[tuple[str, str, int], dict]) -> None:
+    """Note how many times as fast as the recipe each row is; that of batch 1 may stand for all."""
+    for (name, _, batch), row in rows.items():
+        recipe = rows.get((name, "recipe", batch)) or rows.get((name, "recipe", 1))
+        if recipe is not None:
+            times = recipe["seconds_a_configuration"] / row["seconds_a_configuration"]
+            row["times_the_recipe"] = times
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--egnn", type=Path, help="trained EGNN for alanine dipeptide")
     parser.add_argument("--batches", default="1,4")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--molecules", nargs="+", choices=MOLECULES, default=MOLECULES)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--one", nargs=3, help="molecule, way and batch: print that row as JSON")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="needed without --one")
     options = parser.parse_args()
     if options.one:
         name, way, batch = options.one
         print(json.dumps(row_of(name, way, int(batch), options.repeats, options.egnn)))
         return
-    rows = []
-    for name in MOLECULES:
-        for batch in map(int, options.batches.split(",")):
-            for way in WAYS:
-                if way == "recipe" and name != SHIPPED and batch > 1:
-                    continue  # as dear for each, and minutes long
-                command = [sys.executable, __file__, "--one", name, way, str(batch)]
-                command += ["--repeats", str(1 if way == "recipe" else options.repeats)]
-                command += ["--egnn", str(options.egnn)] if options.egnn else []
-                found = subprocess.run(command, capture_output=True, text=True, check=True)
-                rows.append(json.loads(found.stdout.splitlines()[-1]))
-                if way == "recipe":
-                    recipe = rows[-1]["seconds_a_configuration"]
-                rows[-1]["times_the_recipe"] = recipe / rows[-1]["seconds_a_configuration"]
-                print(rows[-1], flush=True)
-    if options.out:
-        record = {"machine": machine(), "egnn": bool(options.egnn), "rows": rows}
+    known = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    rows = {(row["molecule"], row["way"], row["batch"]): row for row in known}
+    batches = map(int, options.batches.split(","))
+    for name, batch, way in itertools.product(options.molecules, batches, options.ways):
+        if (name, way, batch) in rows:
+            continue
+        if way == "recipe" and name != SHIPPED and batch > 1:
+            continue  # as dear for each, and minutes long
+        command = [sys.executable, __file__, "--one", name, way, str(batch)]
+        command += ["--repeats", str(1 if way == "recipe" else options.repeats)]
+        command += ["--egnn", str(options.egnn)] if options.egnn else []
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows[name, way, batch] = json.loads(found.stdout.splitlines()[-1])
+        print(rows[name, way, batch], flush=True)
+        compare_with_recipe(rows)
+        record = {"machine": machine(), "egnn": bool(options.egnn), "rows": list(rows.values())}
         options.out.write_text(json.dumps(record, indent=1) + "\n")
 
 

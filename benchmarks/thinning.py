@@ -20,28 +20,38 @@ import torch
 from evaluate_alanine import load_model, reduced_potential
 from likelihood import machine
 
-from openmm_tbg import ThinnedGenerator
+from openmm_tbg import BoltzmannGenerator, ThinnedGenerator
+from openmm_tbg.arrays import Positions, Scalars
 from openmm_tbg.metropolis import log_weights
+from openmm_tbg.proposals import Proposals
 from openmm_tbg.reference import alanine_dipeptide
 
 
-def timed(generator, n: int, seed: int):
-    """Proposals of one seed, and seconds a proposal."""
-    started = time.perf_counter()
+class Watched:
+    """Draws proposals with all their densities, and notes log r of those that pass.
+
+    `log_r` has an array for each time that the flow asked, with a row for each kind of thinning.
+    """
+
+    def __init__(self, plain: BoltzmannGenerator, kinds: list[ThinnedGenerator]) -> None:
+        self._plain, self._kinds = plain, kinds
+        self.log_r: list[np.ndarray] = []
+
+    def propose(self, n: int, rng: np.random.Generator) -> Proposals:
+        return self._plain.propose(n, rng, self._look)
+
+    def _look(self, positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
+        rows = [kind.log_keep(positions_nm, log_q_estimate) for kind in self._kinds]
+        self.log_r.append(np.array(rows))
+        return np.zeros(len(positions_nm))
+
+
+def timed(generator, n: int, seed: int, device: str) -> tuple[Proposals, float]:
+    """Proposals of one seed, and seconds for each: of the processor, or by the clock on a GPU."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    started = clock()
     proposals = generator.propose(n, np.random.default_rng(seed))
-    return proposals, (time.perf_counter() - started) / n
-
-
-def log_keeps(plain, kinds, positions_nm) -> np.ndarray:
-    """log r, a row for each kind, all from one evaluation of the estimates."""
-    found = []
-
-    def look(positions, log_q_estimate):
-        found.append([kind.log_keep(positions, log_q_estimate) for kind in kinds])
-        return np.zeros(len(positions))
-
-    plain.evaluate(positions_nm, look)
-    return np.array(found[0])
+    return proposals, (clock() - started) / n
 
 
 def main() -> None:
@@ -61,24 +71,23 @@ def main() -> None:
         ThinnedGenerator.from_pilot(plain, potential, s, rng, options.batch) for s in options.shares
     ]
     seconds, seconds_thinned = [], [[] for _ in kinds]
-    log_w, log_r, passing = [], [], []
+    log_w, passing, watched = [], [], Watched(plain, kinds)
     for seed in range(options.batches):
-        proposals, took = timed(plain, options.batch, seed)
+        proposals, took = timed(watched, options.batch, seed, options.device)
         seconds.append(took)
         inside = proposals[proposals.passes]
         u = potential(inside.positions_nm)
         log_w.append(log_weights(u, inside.log_q, inside.passes))
         passing.append(len(inside) / len(proposals))
         for thinned, times in zip(kinds, seconds_thinned, strict=True):
-            times.append(timed(thinned, options.batch, seed)[1])
-        log_r.append(log_keeps(plain, kinds, inside.positions_nm))
+            times.append(timed(thinned, options.batch, seed, options.device)[1])
     log_w = np.concatenate(log_w)
     w = np.exp(log_w - log_w.max())
     n = options.batch * options.batches
     whole = float(np.median(seconds))
     rows = []
     for share, times, r in zip(
-        options.shares, seconds_thinned, np.exp(np.concatenate(log_r, axis=1)), strict=True
+        options.shares, seconds_thinned, np.exp(np.concatenate(watched.log_r, axis=1)), strict=True
     ):
         left = float(np.square(w).sum() / (np.square(w)[r > 0] / r[r > 0]).sum())
         took = float(np.median(times))

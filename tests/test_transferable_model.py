@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -14,13 +15,14 @@ from miniatures import ARCHITECTURE, CARD, CHIRAL, trained
 from structures import Alanine, structure_from_smiles
 
 from openmm_tbg.checkpoint import TrainedModel, read_card
+from openmm_tbg.fields.architecture import EGNNArchitecture
 from openmm_tbg.fields.geometry import ReferenceGeometry
 from openmm_tbg.generator import BoltzmannGenerator, load_generator
 from openmm_tbg.grid import TimeGrid
 from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.peptides import AMINO_ACIDS, FORCE_FIELD, assembled, dipeptide
-from openmm_tbg.transferable import encode_full
+from openmm_tbg.transferable import ENCODINGS, encode_full
 from openmm_tbg.transferable_model import (
     TransferableModel,
     geometry_from_moments,
@@ -122,6 +124,52 @@ def test_equal_atoms_may_change_places() -> None:
     flow = trained_model.flow(dtype=torch.float64)
     both = flow.log_prob_and_estimate(torch.cat([x, x[:, order]])).log_q
     assert both[0] == pytest.approx(both[1].item(), abs=1e-9)
+
+
+def shuffled_within_labels(labels: np.ndarray, seed: int) -> np.ndarray:
+    order, rng = np.arange(len(labels)), np.random.default_rng(seed)
+    for label in np.unique(labels):
+        alike = np.flatnonzero(labels == label)
+        order[alike] = rng.permutation(alike)
+    return order
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_generator_works_in_each_published_encoding(encoding: str) -> None:
+    """In any order of atoms that the labels allow: the filter finds it, the density ignores it."""
+    architecture, molecule = EGNNArchitecture(hidden=8, layers=1), molecule_of("AG")
+    labels = ENCODINGS[encoding](molecule)
+    frame = assembled("AG")[1] - assembled("AG")[1].mean(axis=0)
+    frames = frame + 0.02 * np.random.default_rng(0).normal(size=(300, *frame.shape))
+    geometry = ReferenceGeometry.from_frames(molecule, labels, frames)
+    torch.manual_seed(3)
+    weights = architecture.field(geometry).state_dict()
+    shared = TransferableModel(
+        CARD, encoding, architecture, TimeGrid(6, 1), weights, {"AG": moments_of(geometry)}
+    )
+    one = shared.for_sequence("AG")
+    order = shuffled_within_labels(np.array(labels.labels), 1)
+    assert (order != np.arange(20)).sum() >= 5
+    generator = BoltzmannGenerator(one, "AG", "none")
+    found = generator.evaluate(np.stack([frame, frame[order]]))
+    assert found.passes.all()
+    first, second = np.array(molecule.bonds).T
+    in_order = found.positions_nm[1]
+    assert np.linalg.norm(in_order[first] - in_order[second], axis=1).max() < 0.16  # nm: C-C
+    flow, x = one.flow(dtype=torch.float64), torch.from_numpy(np.stack([frame, frame[order]]))
+    density = flow.log_prob(x).numpy()
+    assert density[1] == pytest.approx(density[0], abs=1e-9)
+    np.testing.assert_allclose(found.log_q, density + math.log(2), atol=1e-4)
+
+
+@pytest.mark.parametrize("encoding", ["none", "backbone"])
+def test_a_denoiser_is_refused_where_equal_labels_are_different_atoms(encoding: str) -> None:
+    """It knows the bonds: its density changes with the order of atoms, which filters change."""
+    molecule = molecule_of("AG")
+    frames = 0.15 * np.random.default_rng(0).normal(size=(300, molecule.n_atoms, 3))
+    geometry = ReferenceGeometry.from_frames(molecule, ENCODINGS[encoding](molecule), frames)
+    with pytest.raises(ValueError, match="the bonds tell them apart, and so does a denoiser"):
+        ARCHITECTURE.field(geometry)
 
 
 def test_a_generator_is_made_from_a_sequence_and_found_again(path: Path) -> None:

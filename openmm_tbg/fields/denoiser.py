@@ -59,6 +59,9 @@ class Denoiser(nn.Module):
         hidden: channels of an atom.
         layers: number of blocks.
         dtype: precision in which the field is computed.
+
+    Raises:
+        ValueError: if atoms of equal label are not equal by their bonds.
     """
 
     root: Tensor
@@ -76,6 +79,7 @@ class Denoiser(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        geometry.require_equal_atoms()
         prior = MeanFreeGaussian(torch.from_numpy(geometry.covariance))
         one_hot = torch.from_numpy(geometry.one_hot)
         centres = torch.linspace(*TIME_CENTRES, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,8 @@ Pairs = Float64[np.ndarray, "atoms atoms"]
 class ReferenceGeometry:
     r"""Labels of the atoms and the first two moments of an ensemble of configurations.
 
-    Every matrix is the same for atoms that the encoding does not tell apart, so a field built on it
-    is equivariant under their permutation.
+    Where bonds do not tell atoms of equal label apart, every matrix is the same for them, so a
+    field built on it is equivariant under their permutation: see `require_equal_atoms`.
 
     Args:
         one_hot: what the encoding says of each atom (atoms, columns).
@@ -81,6 +82,24 @@ class ReferenceGeometry:
             distance_sd=distance_sd,
             stereocentres=_right_handed(molecule),
         )
+
+    def require_equal_atoms(self) -> None:
+        """Check that any two atoms of equal label may change places in every matrix.
+
+        Raises:
+            ValueError: naming two that the bonds tell apart.
+        """
+        labels = np.unique(self.one_hot, axis=0, return_inverse=True)[1]
+        for label in np.unique(labels):
+            for one, other in itertools.pairwise(np.flatnonzero(labels == label).tolist()):
+                order = np.arange(len(labels))
+                order[[one, other]] = other, one
+                if (self.graph_distances[np.ix_(order, order)] != self.graph_distances).any():
+                    raise ValueError(
+                        f"geometry: atoms {one} and {other} have the same label, but the bonds "
+                        "tell them apart, and so does a denoiser: take the encoding 'full', or an "
+                        "EGNN, which knows the labels alone"
+                    )
 
 
 def _right_handed(molecule: Molecule) -> Int[np.ndarray, "centres 4"]:
