@@ -123,10 +123,7 @@ class Molecule:
         return _neighbours(self.bonds, atom)
 
     def canonical_ranks(self) -> tuple[int, ...]:
-        """A number for each atom, equal where the bond graph cannot tell two apart (RDKit).
-
-        It goes with the atom when the atoms are reordered.
-        """
+        """A number that goes with each atom, equal where RDKit cannot tell two apart."""
         return _canonical_ranks(self.atomic_numbers, self.bonds)
 
     def topological_distances(self) -> Int[np.ndarray, "atoms atoms"]:
