@@ -55,7 +55,7 @@ from openmm_tbg.training import (
     TrainingSettings,
 )
 from openmm_tbg.training.single import averaged_weights
-from openmm_tbg.transferable import ENCODINGS
+from openmm_tbg.transferable import encode_full
 from openmm_tbg.transferable_model import TransferableModel, geometry_from_moments, moments_of
 
 ALL = ["".join(pair) for pair in itertools.product(AMINO_ACIDS, repeat=2)]
@@ -78,7 +78,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--of", nargs="+", default=ALL, help="dipeptides that the model will know")
     parser.add_argument("--checkpoint", type=Path, default=Path("dipeptides_training.pt"))
     parser.add_argument("--start", help="registered model or file whose weights to start from")
-    parser.add_argument("--encoding", choices=ENCODINGS, default="full")
     parser.add_argument("--hidden", type=int, default=48, help="channels of an atom")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--steps", type=int, default=DEFAULT.n_steps)
@@ -164,7 +163,7 @@ def all_frames(sequences: list[str], name: str, options: argparse.Namespace) -> 
 
 def all_moments(options: argparse.Namespace) -> dict[str, np.ndarray]:
     """What the field knows of each dipeptide beforehand, kept in a file."""
-    path = options.data / f"moments_{options.encoding}.npz"
+    path = options.data / "moments.npz"
     if not path.exists():
         moments = {sequence: moments_of(geometry(sequence, options)) for sequence in options.of}
         content = io.BytesIO()
@@ -177,7 +176,7 @@ def all_moments(options: argparse.Namespace) -> dict[str, np.ndarray]:
 def geometry(sequence: str, options: argparse.Namespace) -> ReferenceGeometry:
     frames = uncharged(sequence, options.data / "uncharged")
     molecule = Molecule.from_topology(*assembled(sequence))
-    return ReferenceGeometry.from_frames(molecule, ENCODINGS[options.encoding](molecule), frames)
+    return ReferenceGeometry.from_frames(molecule, encode_full(molecule), frames)
 
 
 def tasks_of(
@@ -220,10 +219,10 @@ def untrained(moments: dict[str, np.ndarray], options: argparse.Namespace) -> Tr
     torch.manual_seed(options.seed)
     first = next(iter(moments))
     molecule = Molecule.from_topology(*assembled(first))
-    encoding = ENCODINGS[options.encoding](molecule)
+    encoding = encode_full(molecule)
     geometry = geometry_from_moments(molecule, encoding, moments[first])
     weights = architecture.field(geometry).state_dict()
-    return TransferableModel(card, options.encoding, architecture, TimeGrid(), weights, moments)
+    return TransferableModel(card, "full", architecture, TimeGrid(), weights, moments)
 
 
 def started(start: str) -> TransferableModel:
