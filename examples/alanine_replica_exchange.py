@@ -233,10 +233,18 @@ def picture(rows: list[Row], reference_kT: float, path: Path) -> None:
         series.set(ylim=(-180, 180), yticks=(-180, 0, 180), title=row.ladder.name)
         series.set_ylabel("phi / degrees")
         if row.found:
-            figures.errorbar(row.found.value, -k, xerr=row.found.error, fmt="o", color="tab:blue")
+            face = "tab:blue" if row.found.is_trusted else "white"
+            figures.errorbar(
+                row.found.value, -k, xerr=row.found.error, fmt="o", color="tab:blue", mfc=face
+            )
+        else:
+            figures.text(
+                reference_kT, -k, " no figure", va="center", color="0.4", backgroundcolor="w"
+            )
     series.set_xlabel("force evaluations / million")
     figures.set_yticks(range(0, -len(rows), -1), [row.ladder.name for row in rows])
-    figures.set(xlabel="free-energy difference / kT", title="at 300 K (line: reference)")
+    figures.set(xlabel="free-energy difference / kT", ylim=(0.5 - len(rows), 0.5))
+    figures.set_title("at 300 K; line: reference\nhollow: do not trust", fontsize="medium")
     figure.savefig(path, dpi=130)
 
 
