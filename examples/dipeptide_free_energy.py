@@ -4,7 +4,7 @@
 
 The quantity is -ln P(0 < phi < 2) / P(rest) at 310 K, in kT, with phi of the second residue;
 `five_methods.py` says what the methods are. The generator is the zero-shot model `dipeptides`,
-which needs no simulation of the molecule; says whether it was trained on it. The first such model
+which needs no simulation of the molecule; says whether it was trained on it. The present one
 accepts hardly any of its proposals, and the verdict says so: what is not to be trusted is marked.
 
 The reference is umbrella sampling for longer, with other random numbers, unless `--reference-kT`
