@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64
 
-from .analysis import log_mean_weight
+from .analysis import log_mean_weight, tail_length
 from .arrays import Scalars
 
 if TYPE_CHECKING:
@@ -34,13 +34,14 @@ def draw_weights(axes: Axes, log_weights: Scalars, k: float) -> None:
     falling = np.sort(log_weights[log_weights > -np.inf])[::-1] - log_mean_weight(log_weights)
     ranks = np.arange(1, len(falling) + 1)
     axes.loglog(ranks, np.exp(falling), ".", color=BLUE, markersize=4)
-    tail = int(min(len(falling) / 5, 3 * np.sqrt(len(falling))))
+    tail = tail_length(len(falling))
     if np.isfinite(k) and k > 0 and tail >= 5:
         line = np.exp(falling[tail - 1]) * (ranks[:tail] / tail) ** -k
         axes.plot(ranks[:tail], line, color=ORANGE, label=f"Pareto tail, k = {k:.2f}")
         axes.legend(frameon=False)
     axes.axhline(1, color="0.7", linewidth=0.8)
-    axes.set(xlabel="rank", ylabel="weight / mean weight", ylim=(1e-6, None))
+    top = 10 * np.exp(falling[0])  # left to itself, it follows weights far below the panel
+    axes.set(xlabel="rank", ylabel="weight / mean weight", ylim=(1e-6, top))
 
 
 def draw_densities(
