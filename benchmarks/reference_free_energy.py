@@ -37,6 +37,7 @@ from likelihood import machine
 from openmm_tbg.analysis import effective_sample_size
 from openmm_tbg.arrays import Positions, Scalars
 from openmm_tbg.cli.inputs import reduced_potential
+from openmm_tbg.evaluation.figures import in_basin
 from openmm_tbg.frames import load_frames
 from openmm_tbg.peptides import dipeptide, phi_of_dipeptide
 from openmm_tbg.reference import ALANINE_PHI, ALANINE_PSI, ReferenceSystem
@@ -177,7 +178,7 @@ def row_of(sequence: str, options: argparse.Namespace) -> dict[str, Any]:
     started = time.process_time()
     positions_nm, log_weights, walker = simulated(sequence, options.folder, options)
     phi = dihedral(positions_nm, phi_of_dipeptide(dipeptide(sequence).topology))
-    rare = (phi > 0) & (phi < 2)
+    rare = in_basin(phi)
     per_walker = np.count_nonzero(walker == 0)
     early = np.arange(len(phi)) % per_walker < per_walker // 2
     both = [part(log_weights[each], rare[each]) for each in (early, ~early)]
@@ -232,7 +233,7 @@ def of_alanine(options: argparse.Namespace) -> None:
     frames = load_frames(options.frames)
     positions_nm = frames.positions_nm.astype(np.float64)
     phi, psi = (dihedral(positions_nm, angle) for angle in (ALANINE_PHI, ALANINE_PSI))
-    rare = (phi > 0) & (phi < 2)
+    rare = in_basin(phi)
     helical = (phi < 0) & (psi > np.radians(-120)) & (psi < np.radians(60))
     extended = (phi < 0) & ~helical
     blocks = options.block_ps, frames.metadata["interval_ps"]

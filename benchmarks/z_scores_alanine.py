@@ -22,6 +22,7 @@ from likelihood import machine
 from z_scores import row_of
 
 from openmm_tbg.evaluation import ScoredProposals
+from openmm_tbg.evaluation.figures import in_basin
 from openmm_tbg.free_energy import Estimated, free_energy_difference, log_normalising_constant
 from openmm_tbg.reference import ALANINE_PHI
 from openmm_tbg.torsions import dihedral
@@ -45,7 +46,7 @@ def scores_of(proposals: ScoredProposals) -> dict[str, Score]:
     """For each question, the z-score of a set of rows and the figure that it belongs to."""
     weights = proposals.log_weights
     phi = dihedral(proposals.positions_nm, ALANINE_PHI)
-    inside = (phi > 0) & (phi < 2)
+    inside = in_basin(phi)
     whole = log_normalising_constant(weights).value
 
     def of_phi(rows: np.ndarray) -> tuple[float, Estimated]:

@@ -34,9 +34,10 @@ logging.getLogger("openmmtools").setLevel(logging.ERROR)
 
 import matplotlib.pyplot as plt
 import openmm
+from five_methods import langevin
 from openmm import unit
 from openmmtools import cache
-from openmmtools.mcmc import LangevinDynamicsMove, SequenceMove
+from openmmtools.mcmc import SequenceMove
 from openmmtools.multistate import MultiStateReporter, ReplicaExchangeSampler
 from openmmtools.states import SamplerState, ThermodynamicState
 from tqdm import tqdm
@@ -49,6 +50,7 @@ from openmm_tbg import (
     TBGMove,
 )
 from openmm_tbg.analysis import independence_acceptance
+from openmm_tbg.evaluation.figures import BASIN, in_basin
 from openmm_tbg.free_energy import Estimated, free_energy_difference_of_chain
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.reference import ALANINE_PHI, alanine_dipeptide
@@ -56,7 +58,6 @@ from openmm_tbg.simulation import repartition_hydrogen_mass
 from openmm_tbg.torsions import dihedral
 
 REFERENCE = Path(__file__).parents[1] / "benchmarks" / "reference_free_energy.json"
-BASIN = (0.0, 2.0)  # of phi, radians
 HOTTEST_K, RUNGS = 600.0, 4
 TEMPERING_STEPS = 500  # of 2 fs, between swaps of parallel tempering
 FLOW_STEPS = 10_000  # over all rungs, between two uses of the flow
@@ -93,13 +94,13 @@ class Row:
 
     @property
     def crossings(self) -> int:
-        there = inside(self.phi)
+        there = in_basin(self.phi)
         return int(np.count_nonzero(there[1:] != there[:-1]))
 
     @property
     def found(self) -> Estimated | None:
         """The free-energy difference, None where the ladder never crossed."""
-        return free_energy_difference_of_chain(inside(self.phi)) if self.crossings else None
+        return free_energy_difference_of_chain(in_basin(self.phi)) if self.crossings else None
 
     def record(self) -> dict[str, object]:
         per_hour = {
@@ -151,19 +152,6 @@ def ladders(n_iterations: int) -> list[Ladder]:
         Ladder("flow below the rungs", rungs, FLOW_STEPS // RUNGS, n_iterations, True),
         Ladder("flow for the rungs", rungs[:1], FLOW_STEPS, n_iterations, True),
     ]
-
-
-def inside(phi: np.ndarray) -> np.ndarray:
-    return (phi > BASIN[0]) & (phi < BASIN[1])
-
-
-def langevin(n_steps: int, reassign_velocities: bool = False) -> LangevinDynamicsMove:
-    return LangevinDynamicsMove(
-        timestep=2.0 * unit.femtosecond,
-        collision_rate=1.0 / unit.picosecond,
-        n_steps=n_steps,
-        reassign_velocities=reassign_velocities,
-    )
 
 
 def round_trips(states: np.ndarray) -> int:

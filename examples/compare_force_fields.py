@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from openmm_tbg import BoltzmannGenerator, Proposals, ProposalStore, ReducedPotential
 from openmm_tbg.analysis import effective_sample_size, pareto_k
+from openmm_tbg.evaluation.figures import in_basin
 from openmm_tbg.free_energy import Estimated, free_energy_between, free_energy_difference
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.reference import ALANINE_PHI, alanine_dipeptide
@@ -153,7 +154,7 @@ def rows_of(proposals: Proposals) -> list[Row]:
         target: weights_of(proposals, potential_of(build(), temperature_K))
         for target, (build, temperature_K) in tqdm(TARGETS.items(), unit="target", mininterval=10.0)
     }
-    inside = (phi > 0) & (phi < 2)
+    inside = in_basin(phi)
     return [row_of(target, each, weights[OWN], inside) for target, each in weights.items()]
 
 

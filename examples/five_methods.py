@@ -38,6 +38,7 @@ from openmmtools.states import SamplerState, ThermodynamicState
 from tqdm import tqdm
 
 from openmm_tbg import BoltzmannGenerator, ReducedPotential, TBGMove, ThinnedGenerator
+from openmm_tbg.evaluation.figures import in_basin
 from openmm_tbg.free_energy import (
     Estimated,
     free_energy_difference,
@@ -53,7 +54,6 @@ from openmm_tbg.simulation import Dynamics, repartition_hydrogen_mass
 from openmm_tbg.torsions import Dihedral, dihedral
 from openmm_tbg.verdict import doubts_of_number
 
-BASIN = (0.0, 2.0)  # of phi, radians
 BATCH, KEEP, PILOT = 8, 0.3, 32
 LANGEVIN_STEPS = 500  # of 2 fs, between recorded states
 EQUILIBRATION_STEPS = 20_000
@@ -182,10 +182,6 @@ def until(name: str, end: float) -> Iterator[int]:
             bar.update(min(total, round(time.perf_counter() - started)) - bar.n)
 
 
-def inside(torsions: np.ndarray) -> np.ndarray:
-    return (torsions[:, 0] > BASIN[0]) & (torsions[:, 0] < BASIN[1])
-
-
 def thinned(problem: Problem, seed: int) -> tuple[ThinnedGenerator, ReducedPotential]:
     """Proposals that get an exact density only where they may count."""
     context = problem.state.create_context(openmm.VerletIntegrator(0.001), problem.platform)
@@ -206,14 +202,14 @@ def by_weights(problem: Problem, seed: int, seconds: float) -> Sampled:
     drawn = Proposals.concatenate(batches)
     weights = log_weights(np.concatenate(energies), drawn.log_q, drawn.passes)
     torsions = problem.torsions(drawn.positions_nm)
-    there = inside(torsions)
+    there = in_basin(torsions[:, 0])
     return Sampled(torsions, weights, lambda: free_energy_difference(weights, there, ~there))
 
 
 def of_chain(torsions: list[np.ndarray]) -> Sampled:
     """States that follow each other, of equal weight."""
     every = np.array(torsions)
-    there = inside(every)
+    there = in_basin(every[:, 0])
     return Sampled(every, np.zeros(len(every)), lambda: free_energy_difference_of_chain(there))
 
 
@@ -318,7 +314,7 @@ def without_bias(torsions: np.ndarray, centres: np.ndarray, n: np.ndarray) -> Sa
     """MBAR over windows; no bias, the basin, and the rest are states that nobody sampled."""
     away = np.abs(torsions[:, 0] - centres[:, np.newaxis])
     bias = 0.5 * UMBRELLA_KT * np.minimum(away, 2 * math.pi - away) ** 2
-    there = inside(torsions)
+    there = in_basin(torsions[:, 0])
     if there.all() or not there.any():
         raise ValueError("the windows hold no state on one side of the basin's edge: run longer")
     halves = [np.where(side, 0.0, np.inf) for side in (there, ~there)]

@@ -200,6 +200,16 @@ def pareto_k(log_weights: Scalars) -> float:
     return float(k)
 
 
+def tail_length(n: int) -> int:
+    r"""How many of n weights above zero the fit of `pareto_k` is over, $\min(n/5, 3\sqrt n)$.
+
+    Example:
+        >>> tail_length(100), tail_length(10_000)
+        (20, 300)
+    """
+    return int(min(n / 5, 3 * math.sqrt(n)))
+
+
 def bootstrap_error(
     statistic: Callable[..., float],
     log_weights: Scalars,

@@ -164,9 +164,21 @@ def read_modelled(
     """
     structure = read_structure(molecule)
     generator = read_generator(model, structure, device)
-    target = read_target(structure.as_trained(generator.card), force_field, temperature_K, system)
-    note_other_target(generator.card, target)
-    return generator, target
+    card = generator.card
+    return generator, target_of_model(card, structure, force_field, temperature_K, system)
+
+
+def target_of_model(
+    card: ModelCard,
+    structure: Structure,
+    force_field: tuple[str, ...],
+    temperature_K: float | None,
+    system: Path | None,
+) -> ReferenceSystem:
+    """The target of a model, or another one with a note; errors as in `read_target`."""
+    target = read_target(structure.as_trained(card), force_field, temperature_K, system)
+    note_other_target(card, target)
+    return target
 
 
 def reduced_potential(target: ReferenceSystem) -> ReducedPotential:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from .inputs import model_file, read_structure, read_target, reduced_potential
-from .notes import note_other_target
+from .inputs import model_file, read_structure, read_target, reduced_potential, target_of_model
 
 if TYPE_CHECKING:
     from ..arrays import Scalars
@@ -76,9 +75,7 @@ def read_stored(
     if model not in registered_models() and not Path(model).exists():
         return store, read_target(structure, force_field, temperature_K, system)
     card = read_card(model_file(model))
-    target = read_target(structure.as_trained(card), force_field, temperature_K, system)
-    note_other_target(card, target)
-    return store, target
+    return store, target_of_model(card, structure, force_field, temperature_K, system)
 
 
 def is_chain(

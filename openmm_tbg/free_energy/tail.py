@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..analysis import FEWEST_FOR_A_TAIL, weights_over_largest
+from ..analysis import FEWEST_FOR_A_TAIL, tail_length, weights_over_largest
 from ..arrays import Scalars
 from .estimated import effective_number
 
@@ -82,7 +82,7 @@ def log_mean_error(log_weights: Scalars) -> float:
 def pareto_tail(log_weights: Scalars) -> ParetoTail | None:
     """The tail of weights, of which some are above zero; None where none is seen or k <= 0."""
     positive = np.sort(log_weights[log_weights > -np.inf])
-    n = int(min(len(positive) / 5, 3 * math.sqrt(len(positive))))  # as arviz-stats chooses it
+    n = tail_length(len(positive))
     if len(positive) < FEWEST_FOR_A_TAIL or positive[-1] - positive[-n] < 1e-9:
         return None
     from arviz_stats.base.array import array_stats  # takes three seconds
