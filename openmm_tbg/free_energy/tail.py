@@ -44,9 +44,9 @@ def log_mean_error(log_weights: Scalars) -> float:
     Where a few carry the sum this is too small, since weights larger than those drawn are not in
     it. There $\sigma$ is the standard deviation of $\ln \sum w$ over resamples: of N weights a
     binomial number lies above the threshold of the tail, drawn from its `ParetoTail`, which goes on
-    beyond the largest weight; the sum of the others has their mean and variance, and is gamma-
-    distributed, so that it stays positive. `benchmarks/tail_errors.py` compares errors with those
-    of repeats.
+    beyond the largest weight; the sum of the others has their mean and variance, and follows a
+    gamma distribution, so that it stays positive. `benchmarks/tail_errors.py` compares errors with
+    those of repeats.
 
     Args:
         log_weights: Of all N proposals, N above 1, -inf where the weight is zero.
