@@ -2,9 +2,10 @@ r"""Exact likelihoods only for proposals that are likely to count.
 
 A proposal $x$ drawn from the density $q$ is kept with the probability
 
-$$ r(x) = \min(1, \tilde w(x) / c), \qquad \tilde w(x) = e^{-u(x)} / \tilde q(x), $$
+$$ r(x) = \min(1, h(x)\, \tilde w(x) / c), \qquad \tilde w(x) = e^{-u(x)} / \tilde q(x), $$
 
-where $\tilde q$ is an estimate of $q$ from a fifth of the quadrature nodes and $c$ a threshold.
+where $\tilde q$ is an estimate of $q$ from a fifth of the quadrature nodes, $c$ a threshold, and
+$h$ says how much a configuration matters to the question asked: 1, or more in a rare basin.
 Only proposals that are kept need the density itself. The estimate may be as wrong as it likes: kept
 proposals have the density $q(x)\, r(x)$, which is known exactly, and the others stay as rows of
 weight zero, as those do that fail a filter. So the weights of all N rows are unbiased (rejection
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +28,8 @@ from .arrays import Positions, Scalars
 from .molecule import Molecule
 from .potential import ReducedPotential
 from .proposals import LogKeep, ProposalGenerator, Proposals
+
+LogImportance = Callable[[Positions], Scalars]
 
 HALVINGS = 60
 
@@ -57,6 +61,8 @@ class ThinnedGenerator:
         potential: Reduced potential by which weights are estimated, in a Context of its own: r must
             stay the same function of the configuration.
         log_weight_threshold: $\log c$, in the units of $-u - \log q$; see `from_pilot`.
+        log_importance: $\log h$ of configurations in nm, finite everywhere; an object whose `repr`
+            tells it from others, since the digest holds that. None: 0.
 
     Raises:
         ValueError: `log_weight_threshold` is NaN or inf.
@@ -67,6 +73,7 @@ class ThinnedGenerator:
         generator: EstimatingGenerator,
         potential: ReducedPotential,
         log_weight_threshold: float,
+        log_importance: LogImportance | None = None,
     ) -> None:
         if math.isnan(log_weight_threshold) or log_weight_threshold == math.inf:
             raise ValueError(
@@ -75,7 +82,7 @@ class ThinnedGenerator:
             )
         self.generator = generator
         self.log_weight_threshold = float(log_weight_threshold)
-        self._potential = potential
+        self._potential, self._log_importance = potential, log_importance
 
     @classmethod
     def from_pilot(
@@ -85,6 +92,7 @@ class ThinnedGenerator:
         share: float,
         rng: np.random.Generator,
         n: int = 64,
+        log_importance: LogImportance | None = None,
     ) -> ThinnedGenerator:
         r"""Choose the threshold so that a given share of the proposals is kept.
 
@@ -95,6 +103,8 @@ class ThinnedGenerator:
             rng: Source of the pilot's proposals, which are used for nothing else.
             n: Number of proposals in the pilot; none gets an exact density. From a handful the
                 threshold may come out so high that most of the effective sample size is lost.
+            log_importance: As above: for a free-energy difference, the log of how much rarer a
+                basin is than the other.
 
         Raises:
             ValueError: `share` is not between 0 and 1, or no proposal of the pilot passes.
@@ -120,9 +130,10 @@ class ThinnedGenerator:
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}: give the share to keep, above 0 and at most 1")
         found: list[Scalars] = []
+        everything = cls(generator, potential, -math.inf, log_importance)
 
         def look(positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
-            found.append(_log_weights(potential, positions_nm, log_q_estimate))
+            found.append(everything._log_counts(positions_nm, log_q_estimate))
             return np.full(len(positions_nm), -np.inf)
 
         generator.propose(n, rng, look)
@@ -133,7 +144,7 @@ class ThinnedGenerator:
                 f"none of {n} proposals passes the filters with a finite energy: "
                 "take another model, or a larger n"
             )
-        return cls(generator, potential, _threshold(estimates, share * n))
+        return cls(generator, potential, _threshold(estimates, share * n), log_importance)
 
     @property
     def molecule(self) -> Molecule:
@@ -147,8 +158,9 @@ class ThinnedGenerator:
 
     @property
     def sha256(self) -> str:
-        """Digest of the model, the potential and the threshold."""
-        parts = (self.generator.sha256, self._potential.sha256, self.log_weight_threshold)
+        """Digest of the model, the potential, the threshold and the importance."""
+        parts = self.generator.sha256, self._potential.sha256, self.log_weight_threshold
+        parts += (self._log_importance,)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def propose(self, n: int, rng: np.random.Generator) -> Proposals:
@@ -160,19 +172,28 @@ class ThinnedGenerator:
         return self.generator.evaluate(positions_nm, self.log_keep)
 
     def log_keep(self, positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
-        """log r of configurations in nm, from estimates of log q."""
-        estimates = _log_weights(self._potential, positions_nm, log_q_estimate)
-        log_r: Scalars = np.minimum(0.0, estimates - self.log_weight_threshold)
+        """log r of configurations in nm, from estimates of log q.
+
+        Raises:
+            ValueError: `log_importance` is not finite, or not one number for each configuration.
+        """
+        log_counts = self._log_counts(positions_nm, log_q_estimate)
+        log_r: Scalars = np.minimum(0.0, log_counts - self.log_weight_threshold)
         # Without a finite energy the row is worth nothing, and whoever uses it says why.
         return np.where(np.isfinite(log_r), log_r, 0.0)
 
-
-def _log_weights(
-    potential: ReducedPotential, positions_nm: Positions, log_q_estimate: Scalars
-) -> Scalars:
-    r"""$\log \tilde w = -u - \log \tilde q$; not finite without a finite energy."""
-    estimates: Scalars = -potential(positions_nm) - log_q_estimate
-    return estimates
+    def _log_counts(self, positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
+        r"""$\log h - u - \log \tilde q$; not finite without a finite energy."""
+        estimates: Scalars = -self._potential(positions_nm) - log_q_estimate
+        if self._log_importance is None:
+            return estimates
+        log_importance = np.asarray(self._log_importance(positions_nm), dtype=np.float64)
+        if log_importance.shape != estimates.shape or not np.isfinite(log_importance).all():
+            raise ValueError(
+                "log_importance: give a finite number for each configuration; where it were -inf "
+                "no proposal would be kept, and the weights of the others would not make up for it"
+            )
+        return estimates + log_importance
 
 
 def _threshold(log_weights: Scalars, n_kept: float) -> float:

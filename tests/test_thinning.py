@@ -22,7 +22,7 @@ from openmm_tbg.metropolis import KERNELS, log_weights
 from openmm_tbg.move import TBGMove, register_generator
 from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.proposals import LogKeep, Proposals
-from openmm_tbg.thinning import ThinnedGenerator
+from openmm_tbg.thinning import LogImportance, ThinnedGenerator
 
 LOG_Z = oracles.DIMENSIONS * np.log(np.sqrt(2 * np.pi) * WIDTH_NM)
 
@@ -81,11 +81,38 @@ def potential_of(state: ThermodynamicState) -> ReducedPotential:
     return ReducedPotential(state, state.create_context(openmm.VerletIntegrator(0.001), platform))
 
 
-def thinned_gaussian(kind: type[ThinnedGenerator] = ThinnedGenerator) -> ThinnedGenerator:
+def thinned_gaussian(
+    kind: type[ThinnedGenerator] = ThinnedGenerator, log_importance: LogImportance | None = None
+) -> ThinnedGenerator:
     """A Gaussian that is too wide, of which a fifth is kept."""
     generator = EstimatingGaussian(width_nm=1.25 * WIDTH_NM)
     potential = potential_of(harmonic_state())
-    return kind.from_pilot(generator, potential, 0.2, np.random.default_rng(1), n=500)
+    rng = np.random.default_rng(1)
+    return kind.from_pilot(generator, potential, 0.2, rng, 500, log_importance)
+
+
+@dataclasses.dataclass(frozen=True)
+class OneSide:
+    """The importance of configurations whose first atom lies above a plane, as a toy's basin."""
+
+    log_importance: float = 2.0
+
+    def __call__(self, positions_nm: Positions) -> Scalars:
+        return self.log_importance * self.holds(positions_nm)
+
+    @staticmethod
+    def holds(positions_nm: Positions) -> np.ndarray:
+        above: np.ndarray = (positions_nm[:, 0, 0] - FRAME[0, 0]) / WIDTH_NM > 0.5
+        return above
+
+
+class ForgetsTheImportance(ThinnedGenerator):
+    """Wrong: drops by importance, and counts the chance without it."""
+
+    def propose(self, n: int, rng: np.random.Generator) -> Proposals:
+        rows = super().propose(n, rng)
+        importance = np.where(OneSide.holds(rows.positions_nm), 2.0, 0.0)
+        return Proposals(rows.positions_nm, rows.log_q - importance, rows.cause)
 
 
 @pytest.fixture
@@ -109,6 +136,31 @@ def test_weights_of_all_rows_stay_unbiased() -> None:
 def test_weights_that_do_not_count_the_thinning_are_seen() -> None:
     with pytest.raises(AssertionError, match="sigma from"):
         assert_mean(weights_of(thinned_gaussian(ForgetsTheKept), 4_000), 1.0)
+
+
+def test_importance_moves_the_exact_densities_and_no_weight() -> None:
+    plain, weighted = thinned_gaussian(), thinned_gaussian(log_importance=OneSide())
+    drawn = weighted.propose(4_000, np.random.default_rng(2))
+    assert_mean(weights_of(weighted, 4_000), 1.0)
+    there = OneSide.holds(drawn.positions_nm)
+    before = plain.propose(4_000, np.random.default_rng(2)).passes
+    assert drawn.passes[there].mean() > 1.5 * before[there].mean()
+    assert 0.15 < drawn.passes.mean() < 0.25
+    assert drawn.passes[~there].mean() < before[~there].mean()
+
+
+def test_weights_that_do_not_count_the_importance_are_seen() -> None:
+    wrong = thinned_gaussian(ForgetsTheImportance, OneSide())
+    with pytest.raises(AssertionError, match="sigma from"):
+        assert_mean(weights_of(wrong, 4_000), 1.0)
+
+
+def test_a_chain_of_proposals_thinned_by_importance_keeps_its_law() -> None:
+    generator = EstimatingGaussian()
+    potential = potential_of(harmonic_state())
+    thinned = ThinnedGenerator(generator, potential, LOG_Z + 2.0, OneSide())
+    both = SequenceMove([hmc(), TBGMove(thinned, n_proposals=4, seed=3)])
+    assert_harmonic(trajectory(both, harmonic_state(), oracles.reference_cache(), 600))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -199,16 +251,17 @@ def test_a_share_beyond_those_that_pass_drops_none() -> None:
     assert (thinned.propose(100, np.random.default_rng(8)).cause != Cause.THINNED).all()
 
 
-def test_its_digest_tells_model_potential_and_threshold_apart() -> None:
+def test_its_digest_tells_model_potential_threshold_and_importance_apart() -> None:
     state = harmonic_state()
     warmer = ThermodynamicState(state.system, 330 * unit.kelvin)
     digests = {
-        ThinnedGenerator(generator, potential_of(target), threshold).sha256
+        ThinnedGenerator(generator, potential_of(target), threshold, importance).sha256
         for generator in (EstimatingGaussian(), EstimatingGaussian(width_nm=2 * WIDTH_NM))
         for target in (state, warmer)
         for threshold in (0.0, 1.0)
+        for importance in (None, OneSide(1.0), OneSide(2.0))
     }
-    assert len(digests) == 8
+    assert len(digests) == 24
 
 
 def test_a_restored_move_asks_for_what_no_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +286,9 @@ def test_bad_arguments_are_refused() -> None:
     for share in (0.0, 1.1):
         with pytest.raises(ValueError, match=f"share is {share}"):
             ThinnedGenerator.from_pilot(generator, potential, share, rng)
+    for wrong in (lambda x: np.full(len(x), -np.inf), lambda x: np.zeros(1)):
+        with pytest.raises(ValueError, match="log_importance: give a finite number"):
+            ThinnedGenerator.from_pilot(generator, potential, 0.5, rng, log_importance=wrong)
     hopeless = EstimatingGaussian(filter=oracles.reject_all)
     with pytest.raises(ValueError, match="none of 64 proposals passes"):
         ThinnedGenerator.from_pilot(hopeless, potential, 0.5, rng)
