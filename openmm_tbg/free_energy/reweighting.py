@@ -6,9 +6,10 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 
 from ..analysis import log_mean_weight
-from ..arrays import Mask, Scalars
+from ..arrays import Mask, Scalars, require_masks, require_numbers
 from ..verdict import doubts_of_weights
 from .estimated import Estimated, effective_number, normalised, require_length
 from .tail import log_mean_error
@@ -49,7 +50,7 @@ def log_normalising_constant(log_weights: Scalars) -> Estimated:
     )
 
 
-def average(log_weights: Scalars, observable: Scalars) -> Estimated:
+def average(log_weights: Scalars, observable: Float[np.ndarray, " batch"]) -> Estimated:
     r"""The target's average of an observable, from independent proposals.
 
     $$ \bar f = \frac{\sum_n w_n f_n}{\sum_n w_n}, \qquad
@@ -61,13 +62,15 @@ def average(log_weights: Scalars, observable: Scalars) -> Estimated:
 
     Raises:
         ValueError: Lengths differ, there are fewer than two proposals, a log-weight is NaN or +inf,
-            every weight is zero, or the observable is not finite where the weight is not zero.
+            every weight is zero, or the observable is not finite where the weight is not zero, or
+            no array of numbers.
 
     Example:
         >>> print(average(np.zeros(100), np.tile([0.0, 1.0], 50)))
         0.500 +- 0.050 (reweighting, N = 100, 100 effective)
     """
     weights = normalised(log_weights)
+    require_numbers(observable=observable)
     require_length(log_weights, observable=observable)
     used = weights > 0
     if not np.isfinite(observable[used]).all():
@@ -99,8 +102,8 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
         second: Which lie in B.
 
     Raises:
-        ValueError: Lengths differ, A and B share a proposal, no proposal with a weight above zero
-            lies in one of them, or the weights are as in `average`.
+        ValueError: Lengths differ, A or B is no mask, they share a proposal, no proposal with a
+            weight above zero lies in one of them, or the weights are as in `average`.
 
     Example:
         >>> phi = np.array([1.0] * 25 + [-1.0] * 75)
@@ -109,6 +112,7 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
           trust with care: 25 effective proposals in `first`, fewer than 50: draw more
     """
     weights = normalised(log_weights)
+    require_masks(first=first, second=second)
     require_length(log_weights, first=first, second=second)
     if (first & second).any():
         raise ValueError("first and second share a proposal: give sets without common members")
