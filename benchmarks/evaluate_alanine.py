@@ -36,6 +36,7 @@ from openmm_tbg.evaluation import (
 from openmm_tbg.frames import load_frames
 from openmm_tbg.generator import BoltzmannGenerator
 from openmm_tbg.potential import ReducedPotential
+from openmm_tbg.proposals import ProposalGenerator
 from openmm_tbg.reference import ALANINE_PHI, ALANINE_PSI, ReferenceSystem, alanine_dipeptide
 
 CHUNK = 64  # held-out frames whose log q is evaluated at a time
@@ -82,7 +83,7 @@ def reduced_potential(reference: ReferenceSystem) -> ReducedPotential:
     return ReducedPotential(state, context)
 
 
-def held_out_log_q(generator: BoltzmannGenerator, positions_nm: Positions, file: Path) -> Scalars:
+def held_out_log_q(generator: ProposalGenerator, positions_nm: Positions, file: Path) -> Scalars:
     """log q of the frames; chunks that are done are kept beside `file` and read again."""
     parts = []
     for number, first in enumerate(range(0, len(positions_nm), CHUNK)):

@@ -159,8 +159,8 @@ class ThinnedGenerator:
     @property
     def sha256(self) -> str:
         """Digest of the model, the potential, the threshold and the importance."""
-        parts = self.generator.sha256, self._potential.sha256, self.log_weight_threshold
-        parts += (self._log_importance,)
+        chosen = self.log_weight_threshold, self._log_importance
+        parts = (self.generator.sha256, self._potential.sha256, *chosen)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def propose(self, n: int, rng: np.random.Generator) -> Proposals:

@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from .arrays import Frame
+from .arrays import Frame, Mask, Positions
 
 Dihedral = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class TorsionRange:
+    """Configurations whose dihedral lies within a range, such as a basin of phi.
+
+    Args:
+        atoms: The four atoms of the dihedral.
+        low: Where the range begins, in radians.
+        high: Where it ends, going upwards from `low` by less than a whole turn.
+
+    Raises:
+        ValueError: The range is empty, or a whole turn or more.
+
+    Example:
+        >>> beyond = TorsionRange((0, 1, 2, 3), 2.0, 2 * math.pi)  # 2 to pi, and -pi to 0
+        >>> quarter_turn = np.array([[[1.0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 1]]])
+        >>> beyond.holds(quarter_turn), beyond.others.holds(quarter_turn)
+        (array([False]), array([ True]))
+    """
+
+    atoms: Dihedral
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.high - self.low < 2 * math.pi:
+            raise ValueError(
+                f"the range from {self.low} to {self.high} is empty or a whole turn: give radians, "
+                "with high above low by less than 2 pi"
+            )
+
+    @property
+    def others(self) -> TorsionRange:
+        """The rest of the turn."""
+        return TorsionRange(self.atoms, self.high, self.low + 2 * math.pi)
+
+    def holds(self, positions_nm: Positions) -> Mask:
+        """Which frames lie within the range; each lies within it or within `others`."""
+        above = (dihedral(positions_nm, self.atoms) - self.low) % (2 * math.pi)
+        inside: Mask = above < self.high - self.low
+        return inside
 
 
 def dihedral(

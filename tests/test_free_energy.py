@@ -16,6 +16,7 @@ from openmm_tbg.free_energy import (
     Estimated,
     average,
     bennett,
+    bennett_difference,
     free_energy_between,
     free_energy_difference,
     free_energy_difference_of_chain,
@@ -83,6 +84,13 @@ def between_regions(rng: np.random.Generator) -> Estimated:
     return free_energy_difference(log_weight(x), x > SPLIT, x <= SPLIT)
 
 
+def from_both_ends(rng: np.random.Generator) -> Estimated:
+    """Many more samples of the rare side than its share of the target."""
+    x, y = proposals(300, rng), target_samples(600, rng)
+    rare, rest = y[y > SPLIT], y[y <= SPLIT][:100]
+    return bennett_difference(log_weight(x), x > SPLIT, x <= SPLIT, *map(log_weight, (rare, rest)))
+
+
 def between_targets(rng: np.random.Generator) -> Estimated:
     """Against exp(-x^2 / 2 SOFTER^2) on the same side of the edge."""
     x = proposals(500, rng)
@@ -108,6 +116,7 @@ QUESTIONS = {
     "exponential averaging": (by_averaging, LOG_Z),
     "Bennett": (by_bennett, LOG_Z),
     "regions": (between_regions, DIFFERENCE),
+    "regions from both ends": (from_both_ends, DIFFERENCE),
     "targets": (between_targets, SOFTENED),
     "average": (mean_of_x, MEAN),
 }
@@ -135,6 +144,31 @@ def test_many_samples_find_the_truth(name: str) -> None:
     error = math.sqrt(sum(each.error**2 for each in found)) / REPEATS
     assert abs(values.mean() - truth) < 4 * error
     assert all(each.is_trusted for each in found)
+
+
+def test_sets_from_both_ends_have_a_smaller_error() -> None:
+    rng = np.random.default_rng(21)
+    x, y = proposals(400, rng), target_samples(2000, rng)
+    weights, sides = log_weight(x), (x > SPLIT, x <= SPLIT)
+    alone = free_energy_difference(weights, *sides)
+    both = bennett_difference(weights, *sides, log_weight(y[y > SPLIT]), log_weight(y[y <= SPLIT]))
+    assert both.error < alone.error
+    assert abs(both.value - alone.value) < 4 * alone.error
+
+
+def test_doubts_of_a_set_name_it() -> None:
+    first = np.arange(100) < 95
+    found = bennett_difference(np.zeros(100), first, ~first, np.zeros(40), np.zeros(40))
+    assert [str(each)[:9] for each in found.doubts] == ["`second`:"]
+
+
+def test_sets_of_a_flow_equal_to_the_target_are_counted() -> None:
+    """Nothing is left but the error of 30 proposals in A and 70 in B."""
+    first = np.arange(100) < 30
+    found = bennett_difference(np.full(100, -2.5), first, ~first, *np.full((2, 40), -2.5))
+    assert found.value == pytest.approx(math.log(70 / 30))
+    assert found.error == pytest.approx(math.sqrt(1 / 30 + 1 / 70), rel=1e-6)
+    assert found.overlap == pytest.approx(40 / 110)  # of the larger set
 
 
 def test_proposals_outside_the_target_count() -> None:
@@ -421,6 +455,11 @@ def test_a_chain_of_few_crossings_is_doubted_and_one_without_refused() -> None:
 
 
 GOOD = np.zeros(10)
+FIVE = np.arange(10) < 5
+
+
+def from_sets(first: np.ndarray, second: np.ndarray, inside: Scalars = GOOD) -> Estimated:
+    return bennett_difference(GOOD, first, second, inside, GOOD)
 
 
 @pytest.mark.parametrize(
@@ -459,6 +498,10 @@ GOOD = np.zeros(10)
         ),
         (lambda: bennett(GOOD, np.array([0.0, -INF])), "leave out frames that fail them"),
         (lambda: bennett(np.full(9, -INF), GOOD), "every log-weight is -inf"),
+        (lambda: from_sets(GOOD == 0, GOOD == 0), "share a proposal"),
+        (lambda: from_sets(GOOD == 0, GOOD > 0), "lies in `second`"),
+        (lambda: from_sets(FIVE, ~FIVE, np.array([0.0, -INF])), "`first`: log_weights_target: not"),
+        (lambda: from_sets(FIVE, ~FIVE, np.zeros(1)), "`first`: 1 log-weights: an error takes"),
         (lambda: multistate(np.zeros((2, 9)), np.array([5, 5])), r"asks for \(2, 10\)"),
         (lambda: multistate(np.full((2, 4), np.nan), np.array([2, 2])), "u_kn: NaN or -inf"),
         (lambda: u_nk(np.zeros((2, 9)), np.array([5, 5]), 300.0), r"asks for \(2, 10\)"),

@@ -11,6 +11,7 @@ from .reweighting import free_energy_between as free_energy_between
 from .reweighting import free_energy_difference as free_energy_difference
 from .reweighting import log_normalising_constant as log_normalising_constant
 from .states import MultistateFreeEnergies as MultistateFreeEnergies
-from .states import bennett as bennett
 from .states import multistate as multistate
 from .tables import u_nk as u_nk
+from .two_ended import bennett as bennett
+from .two_ended import bennett_difference as bennett_difference

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..analysis import weights_over_largest
-from ..arrays import Scalars
+from ..arrays import Mask, Scalars, require_masks
 from ..verdict import Doubt, Trust, Verdict
 
 
@@ -86,4 +86,17 @@ def require_length(log_weights: Scalars, **columns: np.ndarray) -> None:
             raise ValueError(
                 f"{name} has {len(column)} rows, log_weights {len(log_weights)}: give one row for "
                 "each proposal, those that fail a filter included"
+            )
+
+
+def require_sets(weights: Scalars, first: Mask, second: Mask) -> None:
+    """Refuse sets that are no masks, share a proposal, or are reached by no weight."""
+    require_masks(first=first, second=second)
+    if (first & second).any():
+        raise ValueError("first and second share a proposal: give sets without common members")
+    for name, inside in (("first", first), ("second", second)):
+        if not weights[inside].any():
+            raise ValueError(
+                f"no proposal with a weight above zero lies in `{name}`: draw more, or choose a "
+                "larger set"
             )

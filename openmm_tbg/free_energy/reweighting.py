@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ..analysis import log_mean_weight
-from ..arrays import Mask, Scalars, require_masks, require_numbers
+from ..arrays import Mask, Scalars, require_numbers
 from ..verdict import doubts_of_weights
-from .estimated import Estimated, effective_number, normalised, require_length
+from .estimated import Estimated, effective_number, normalised, require_length, require_sets
 from .tail import log_mean_error
 
 
@@ -112,21 +112,12 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
           trust with care: 25 effective proposals in `first`, fewer than 50: draw more
     """
     weights = normalised(log_weights)
-    require_masks(first=first, second=second)
     require_length(log_weights, first=first, second=second)
-    if (first & second).any():
-        raise ValueError("first and second share a proposal: give sets without common members")
-    sums, numbers = [], []
-    for name, inside in (("first", first), ("second", second)):
-        if not weights[inside].any():
-            raise ValueError(
-                f"no proposal with a weight above zero lies in `{name}`: draw more, or choose a "
-                "larger set"
-            )
-        sums.append(weights[inside].sum())
-        numbers.append(effective_number(weights[inside]))
+    require_sets(weights, first, second)
+    inside, outside = weights[first], weights[second]
+    numbers = effective_number(inside), effective_number(outside)
     return Estimated(
-        -math.log(sums[0] / sums[1]),
+        -math.log(inside.sum() / outside.sum()),
         math.sqrt(1 / numbers[0] + 1 / numbers[1]),
         "reweighting",
         (len(weights),),

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int
 
 from ..arrays import Scalars, is_array, require_numbers
 from ..verdict import Doubt, Verdict, doubts_of_number, doubts_of_overlap
-from .estimated import Estimated, normalised, require_length, require_two
+from .estimated import Estimated, require_length
 from .profile import (
     OUTSIDE,
     Coordinates,
@@ -29,58 +29,6 @@ NO_OVERLAP = 1e-6
 
 ReducedPotentials = Float64[np.ndarray, "states samples"]
 Counts = Int[np.ndarray, " states"]
-
-
-def bennett(
-    log_weights_proposed: Float64[np.ndarray, " proposals"],
-    log_weights_target: Float64[np.ndarray, " samples"],
-) -> Estimated:
-    r"""The log of the target's normalising constant, from samples of the flow and of the target.
-
-    The Bennett acceptance ratio between q and $e^{-u} / Z$, with $\ln w = -u - \log q$ at samples
-    of both. A proposal that fails a filter lies outside the target: it counts, with weight zero.
-
-    Args:
-        log_weights_proposed: At independent proposals, -inf where the weight is zero.
-        log_weights_target: At independent samples of the target (see `independent_rows`), inside
-            the filters.
-
-    Raises:
-        ValueError: There are fewer than two samples of either, a log-weight is NaN or +inf, that of
-            a target's sample -inf, every weight is zero, or the two do not overlap.
-
-    Reference:
-        Bennett, J. Comput. Phys. 22 (1976) 245; Shirts & Chodera, J. Chem. Phys. 129 (2008) 124105,
-        whose estimator it is for two states, through pymbar.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> x, y = 1.5 * rng.normal(size=1000), rng.normal(size=1000)
-        >>> def log_weight(x):  # q = N(0, 1.5^2); u = x^2 / 2, so that Z = sqrt(2 pi)
-        ...     return -x**2 / 2 + (x / 1.5)**2 / 2 + np.log(1.5 * np.sqrt(2 * np.pi))
-        >>> found = bennett(log_weight(x), log_weight(y))
-        >>> abs(found.value - np.log(2 * np.pi) / 2) < 3 * found.error < 0.1
-        True
-    """
-    normalised(log_weights_proposed)
-    require_two(log_weights_target)
-    if not np.isfinite(log_weights_target).all():
-        raise ValueError(
-            "log_weights_target: not finite for a sample of the target, which lies inside the "
-            "filters by definition; leave out frames that fail them, and say how many"
-        )
-    every = np.concatenate([log_weights_proposed, log_weights_target])
-    n = len(log_weights_proposed), len(log_weights_target)
-    states = multistate(np.stack([np.zeros(len(every)), -every]), np.array(n))
-    return Estimated(
-        -float(states.differences_kT[0, 1]),
-        float(states.errors_kT[0, 1]),
-        "BAR",
-        n,
-        float(states.n_effective.min()),
-        states.weakest_link,
-        states.doubts,
-    )
 
 
 @dataclass(frozen=True, eq=False)

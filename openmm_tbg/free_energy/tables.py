@@ -44,7 +44,7 @@ def u_nk(u_kn: ReducedPotentials, n_k: Counts, temperature_K: float) -> DataFram
     """
     require_states(u_kn, n_k)
     if not _is_temperature(temperature_K):
-        raise ValueError(f"temperature_K is {temperature_K}: give a number above zero, in kelvin")
+        raise ValueError(f"temperature_K is {temperature_K}: give one above zero, in kelvin")
     import pandas as pd
 
     time = np.concatenate([np.arange(n) for n in n_k])

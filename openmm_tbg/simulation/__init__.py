@@ -9,6 +9,7 @@ from .packed import simulate_packed
 from .packing import PackedSystem, pack
 from .uncharged import uncharged_frames
 from .walkers import simulate
+from .walls import torsion_wall
 
 __all__ = [
     "Dynamics",
@@ -19,5 +20,6 @@ __all__ = [
     "repartition_hydrogen_mass",
     "simulate",
     "simulate_packed",
+    "torsion_wall",
     "uncharged_frames",
 ]
