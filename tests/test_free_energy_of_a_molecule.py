@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,12 +13,15 @@ import mdtraj
 import numpy as np
 import openmm
 import pytest
+import rustworkx as rx
+import torch
 from openmm import unit
 from openmmtools.states import ThermodynamicState
 from oracles import (
     CUT,
     DIMENSIONS,
     FRAME,
+    KT,
     N_ATOMS,
     TEMPERATURE,
     WIDTH_NM,
@@ -26,9 +31,12 @@ from oracles import (
     pass_all,
 )
 from scipy.stats import ncx2, norm
+from structures import Alanine
 
 from openmm_tbg import ReducedPotential
 from openmm_tbg.arrays import Positions, Scalars
+from openmm_tbg.encoding import encode_full
+from openmm_tbg.filters import BOND_STRETCH, TopologyFilter
 from openmm_tbg.free_energy import (
     Estimated,
     average,
@@ -44,6 +52,9 @@ from openmm_tbg.free_energy import (
     u_nk,
 )
 from openmm_tbg.metropolis import log_weights
+from openmm_tbg.molecule import Molecule
+from openmm_tbg.prior import MeanFreeGaussian
+from openmm_tbg.proposals import Proposals
 
 REPEATS, N_PROPOSED, N_TARGET = 100, 300, 200
 HOT, TETHER = 350.0 * unit.kelvin, 0.3
@@ -181,6 +192,83 @@ def test_errors_are_those_of_repeats(name: str, proposed: Columns, of_target: Co
     values = np.array([each.value for each in found])
     assert abs(values.mean() - truth) < 4 * values.std(ddof=1) / math.sqrt(REPEATS) < 0.1
     assert all(each.is_trusted for each in found)
+
+
+# The absolute free energy of three atoms in a row, by quadrature over bonds and angle.
+
+
+@dataclass(frozen=True)
+class Row:
+    """Two harmonic bonds that the filters tell from none, and the ends apart from each other."""
+
+    symbols: str
+    labels: tuple[int, int, int]
+    lengths_nm: tuple[float, float]
+    longest_nm: tuple[float, float, float]  # of the bonds; of the ends the shortest
+    log_arrangements: float
+
+    @property
+    def molecule(self) -> Molecule:
+        numbers = tuple({"H": 1, "O": 8}[symbol] for symbol in self.symbols)
+        names, residues = tuple(self.symbols), ("ROW",) * 3
+        return Molecule(numbers, names, residues, (0, 0, 0), ((0, 1), (1, 2)), ())
+
+    @property
+    def system(self) -> openmm.System:
+        system, bonds = openmm.System(), openmm.HarmonicBondForce()
+        for _ in self.symbols:
+            system.addParticle(1.0)
+        for k, length in enumerate(self.lengths_nm):
+            bonds.addBond(k, k + 1, length, KT / BOND_WIDTH_NM**2)
+        system.addForce(bonds)
+        return system
+
+    @property
+    def log_z(self) -> float:
+        """Over centred positions: 3^(-3/2) times the integral over the two bond vectors."""
+        r, s = (
+            (np.arange(2000) + 0.5)[:, np.newaxis] * longest / 2000
+            for longest in self.longest_nm[:2]
+        )
+        s = s.T
+        boltzmann = [
+            np.exp(-((each - length) ** 2) / 2 / BOND_WIDTH_NM**2)
+            for each, length in zip((r, s), self.lengths_nm, strict=True)
+        ]
+        largest_cosine = np.clip((r**2 + s**2 - self.longest_nm[2] ** 2) / (2 * r * s), -1, 1)
+        integrand = r**2 * s**2 * boltzmann[0] * boltzmann[1] * (largest_cosine + 1)
+        cell = self.longest_nm[0] * self.longest_nm[1] / 2000**2
+        return math.log(8 * math.pi**2 * 3**-1.5 * integrand.sum() * cell)
+
+
+BOND_WIDTH_NM = 0.012
+O_H, O_O, H_H = (BOND_STRETCH * radii for radii in (0.066 + 0.031, 0.132, 0.062))
+ROWS = {
+    "equal ends": Row("HOH", (1, 0, 1), (0.1, 0.1), (O_H, O_H, H_H), 0.0),
+    "equal neighbours": Row("OOH", (0, 0, 1), (0.14, 0.1), (O_O, O_H, O_H), math.log(2)),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_an_absolute_free_energy_counts_the_arrangements_of_equal_atoms(name: str) -> None:
+    """Z holds HOH both ways round; a flow that takes the two O of OOH for each other adds ln 2."""
+    row, prior = ROWS[name], MeanFreeGaussian.isotropic(3, 0.055)
+    x = prior.sample(40_000, torch.Generator().manual_seed(3))
+    screened = TopologyFilter(row.molecule, row.labels).screen(x.numpy())
+    drawn = Proposals(screened.positions_nm, prior.log_prob(x).numpy(), screened.cause)
+    u = drawn.reduced_potentials(reduced_potential(row.system, TEMPERATURE))
+    found = log_normalising_constant(log_weights(u, drawn.log_q, drawn.passes))
+    assert abs(found.value - row.log_z - row.log_arrangements) < 4 * found.error < 0.2
+    assert found.is_trusted
+
+
+def test_the_arrangements_of_alanine_dipeptide(alanine: Alanine) -> None:
+    """Three methyl groups, and no labels beyond: what the documentation says of its ln Z."""
+    labels, graph = encode_full(alanine.molecule).labels, rx.PyGraph()
+    graph.add_nodes_from(labels)
+    graph.extend_from_edge_list(list(alanine.molecule.bonds))
+    symmetries = sum(1 for _ in rx.graph_vf2_mapping(graph, graph, node_matcher=operator.eq))
+    assert symmetries == math.prod(map(math.factorial, Counter(labels).values())) == 216
 
 
 # What MDTraj computes, and what is known of it without a flow.

@@ -22,8 +22,12 @@ def log_normalising_constant(log_weights: Scalars) -> Estimated:
 
     with the error of `tail.log_mean_error`, which minds that few weights may carry the sum.
     The integral is over centred configurations in nm, of the hand and with the bonds that the
-    filters ask for, atoms of equal label told apart as `filters.BondGraph` states. The free energy
-    of the molecule is $-\ln Z$; kinetic and overall translational parts are not in it.
+    filters ask for. The free energy of the molecule is $-\ln Z$; kinetic and overall translational
+    parts are not in it. Symmetry: Z counts all arrangements of equal atoms, the $|A|$ permutations
+    that keep bonds and labels, 3! for each methyl group; counted once, a molecule has the free
+    energy $-\ln Z + \ln |A|$. Where labels are equal that bonds tell apart, Z is too large by
+    the constant of `filters.BondGraph`, $\prod_l n_l!\,/\,|A|$; it is 1 for the model
+    `alanine-dipeptide`.
 
     Args:
         log_weights: -u - log q of all N proposals, -inf where the weight is zero.
