@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from likelihood import machine
@@ -24,11 +25,10 @@ from z_scores import row_of
 from openmm_tbg.evaluation import ScoredProposals
 from openmm_tbg.evaluation.figures import in_basin
 from openmm_tbg.free_energy import Estimated, free_energy_difference, log_normalising_constant
-from openmm_tbg.reference import ALANINE_PHI
+from openmm_tbg.reference import ALANINE_PHI, ALANINE_PSI
 from openmm_tbg.torsions import dihedral
 
 REFERENCE = json.loads(Path(__file__).with_name("reference_free_energy.json").read_text())
-REFERENCE_ERROR = max(REFERENCE["standard_error_by_block_length"].values())
 SIZES = (28, 64, 128, 256)
 FEWEST_SETS = 8  # of which moments are taken
 Score = Callable[[np.ndarray], tuple[float, Estimated]]
@@ -45,14 +45,20 @@ def read(folder: Path) -> ScoredProposals:
 def scores_of(proposals: ScoredProposals) -> dict[str, Score]:
     """For each question, the z-score of a set of rows and the figure that it belongs to."""
     weights = proposals.log_weights
-    phi = dihedral(proposals.positions_nm, ALANINE_PHI)
+    phi, psi = (dihedral(proposals.positions_nm, each) for each in (ALANINE_PHI, ALANINE_PSI))
     inside = in_basin(phi)
+    helical = (phi < 0) & (psi > math.radians(-120)) & (psi < math.radians(60))
     whole = log_normalising_constant(weights).value
 
-    def of_phi(rows: np.ndarray) -> tuple[float, Estimated]:
-        found = free_energy_difference(weights[rows], inside[rows], ~inside[rows])
-        away = found.value - REFERENCE["free_energy_difference"]
-        return away / math.hypot(found.error, REFERENCE_ERROR), found
+    def of_sets(first: np.ndarray, second: np.ndarray, known: dict[str, Any]) -> Score:
+        error_kT = max(known["standard_error_by_block_length"].values())
+
+        def score(rows: np.ndarray) -> tuple[float, Estimated]:
+            found = free_energy_difference(weights[rows], first[rows], second[rows])
+            away = found.value - known["free_energy_difference"]
+            return away / math.hypot(found.error, error_kT), found
+
+        return score
 
     def of_log_z(rows: np.ndarray) -> tuple[float, Estimated]:
         found = log_normalising_constant(weights[rows])
@@ -60,7 +66,11 @@ def scores_of(proposals: ScoredProposals) -> dict[str, Score]:
         left = math.sqrt(1 - len(rows) / len(weights))
         return (found.value - whole) / (found.error * left), found
 
-    return {"0 < phi < 2": of_phi, "ln Z": of_log_z}
+    return {
+        "0 < phi < 2": of_sets(inside, ~inside, REFERENCE),
+        "helical - extended": of_sets(helical, (phi < 0) & ~helical, REFERENCE["helical"]),
+        "ln Z": of_log_z,
+    }
 
 
 def rows_of(question: str, n: int, score: Score, total: int) -> list[dict[str, object]]:
