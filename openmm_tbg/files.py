@@ -1,14 +1,18 @@
-"""Files that are seen whole or not at all, and last once they are written."""
+"""Files that are seen whole or not at all, and last once they are written; and digests."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import numpy as np
 
 PARTIAL = ".partial"  # ending of a file that is not whole yet
 
@@ -66,3 +70,11 @@ def exclusive(path: Path) -> Iterator[None]:
             _log.warning("another process writes %s: waiting until it ends", path.parent)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def digest_of(description: object, columns: Iterable[np.ndarray]) -> bytes:
+    """The sha256 of plain values and of the arrays that belong to them, 32 bytes."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for column in columns:
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.digest()

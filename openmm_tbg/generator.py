@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from openmm.app import Topology
 
 from .arrays import Cause, Positions, Scalars
 from .checkpoint import ModelCard, TrainedModel, file_sha256
@@ -17,6 +17,9 @@ from .molecule import Molecule
 from .proposals import LogKeep, Proposals
 from .shown import Shown
 from .transferable_model import TransferableModel, is_transferable, sequence_of
+
+if TYPE_CHECKING:
+    from openmm.app import Topology
 
 SEQUENCE_MARK = "#"  # between the file of a model of many molecules and the sequence of one
 
@@ -263,8 +266,7 @@ def load_generator(reference: str, sha256: str) -> BoltzmannGenerator:
 
     Raises:
         ValueError: if the file of the registered model is missing or altered.
-        RuntimeError: if `reference` names no registered model, the file is not there, or it is not
-            the one of the stored run.
+        RuntimeError: if no file is known or there, or it is not the one of the stored run.
     """
     name, sequence = split_reference(reference)
     if not Path(name).is_absolute() and name not in registered_models():

@@ -21,8 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
-from .files import exclusive, write_atomically
-from .folders import LastingStore, create_column, digest_of, make_whole
+from .files import digest_of, exclusive, write_atomically
+from .folders import LastingStore, create_column, make_whole
 from .run_record import COUNTS, RunRecord
 
 COLUMNS = ("positions_nm", "u", "log_q", "counts")

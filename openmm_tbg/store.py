@@ -23,7 +23,8 @@ import numpy as np
 import zarr
 
 from .arrays import Mask
-from .folders import LastingStore, create_column, digest_of, make_whole
+from .files import digest_of
+from .folders import LastingStore, create_column, make_whole
 from .progress import progress_bar
 from .proposals import ProposalGenerator, Proposals
 from .shown import Shown

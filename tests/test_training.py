@@ -30,8 +30,10 @@ from scipy.stats import kstest
 from structures import structure_from_smiles
 from torch import Tensor
 
+from openmm_tbg.checkpoint import TrainedModel
 from openmm_tbg.fields.architecture import DenoiserArchitecture
 from openmm_tbg.fields.denoiser import Denoiser
+from openmm_tbg.generator import BoltzmannGenerator
 from openmm_tbg.training import (
     MoleculeFrames,
     Progress,
@@ -41,6 +43,9 @@ from openmm_tbg.training import (
     Trainer,
     TrainingSettings,
     VelocityMatching,
+    held_out_likelihood,
+    single,
+    trained_model,
 )
 from openmm_tbg.training.data import draw_times
 from openmm_tbg.training.trainer import VALIDATION_TIMES
@@ -295,6 +300,26 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     three = SimpleNamespace(process_index=0, num_processes=3)
     with pytest.raises(ValueError, match="batch_size is 16: take a multiple of the 3 processes"):
         Trainer([task_of(CHIRAL, 5, 5)], SHORT, tmp_path / "run.pt", accelerator=three)
+
+
+def test_the_likelihood_is_that_of_frames_held_back_by_their_weights(tmp_path: Path) -> None:
+    """With nearly all weight on one frame, every draw is this one."""
+    model = trained(sees_hand=True).model
+    frames = torch.from_numpy(frames_of(structure_from_smiles(CHIRAL), 60, width_nm=0.005)).float()
+    log_weights = torch.zeros(60, dtype=torch.float64)
+    log_weights[2] = 50.0
+    task = single.task_of(model, MoleculeFrames(frames, log_weights=log_weights), None)
+    trainer = Trainer([task], replace(SETTINGS, n_steps=3), tmp_path / "run.pt")
+    trainer.run(lambda progress: None)
+    found = held_out_likelihood(model, trainer, 5)
+    path = tmp_path / "trained.safetensors"
+    trained_model(model, trainer).save(path)
+    generator = BoltzmannGenerator(TrainedModel.load(path), "trained", "0")
+    log_q = generator.evaluate(frames[2:3].double().numpy()).log_q[0]
+    assert found.nll_nm == pytest.approx(-log_q, rel=1e-6)  # float32
+    assert (found.error, found.n, found.n_failed) == (pytest.approx(0.0, abs=1e-5), 5, 0)
+    with pytest.raises(ValueError, match="n is 1: an error takes at least two frames"):
+        held_out_likelihood(model, trainer, 1)
 
 
 def test_sigterm_leaves_a_checkpoint_that_goes_on_bit_for_bit(tmp_path: Path) -> None:
