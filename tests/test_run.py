@@ -155,9 +155,9 @@ def test_progress_in_a_log_says_where_the_run_stands(
     run: MCMCRun, cache: ContextCache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run.run(4 * BLOCK, cache)
-    lines = capsys.readouterr().err.replace("\r", "\n").split()
-    assert "15/20" in lines
-    assert "20/20" in lines
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("run: iteration 15/20, ")
+    assert last.startswith("run: iteration 20/20, ")
 
 
 # --- going on ----------------------------------------------------------------------------------

@@ -12,4 +12,4 @@
 
 export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
 srun --kill-on-bad-exit=0 openmm-tbg sample alanine-dipeptide \
-    --out "${STORE:-proposals}" --proposals 100000 --batch-size 512 --seed 1 --device cuda
+    --out "${STORE:-proposals}" --proposals 100000 --batch-size 512 --seed 1 --device cuda "$@"
