@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
-from .files import exclusive, write_atomically
+from .files import exclusive, write_atomically, writing
 from .folders import LastingStore, create_column, digest_of, make_whole
 from .run_record import COUNTS, RunRecord
 
@@ -223,15 +223,5 @@ def _allocate(manifest: dict[str, Any], path: Path) -> None:
         create_column(group, name, row, manifest["block_size"], dtype)
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{path} cannot be written ({error.strerror}): see that the disk has room and the "
-            "folder may be written, and run again; the blocks written before are sound",
-        ) from error
+def _explained(path: Path) -> AbstractContextManager[None]:
+    return writing(str(path), "run again; the blocks written before are sound")

@@ -23,6 +23,7 @@ import numpy as np
 import zarr
 
 from .arrays import Mask
+from .files import writing
 from .folders import LastingStore, create_column, digest_of, make_whole
 from .progress import progress_bar
 from .proposals import ProposalGenerator, Proposals
@@ -93,6 +94,7 @@ class ProposalStore(Shown):
             ValueError: A number is out of range, or the store there is of another generator,
                 molecule, size or seed.
             FileExistsError: `path` is there and no store.
+            OSError: The folder cannot be made.
         """
         if n_batches < 1 or batch_size < 1 or seed < 0:
             raise ValueError(
@@ -105,7 +107,8 @@ class ProposalStore(Shown):
         if not _is_store(path):
             versions = {name: version(name) for name in PACKAGES}
             manifest = made_from | {"reference": generator.reference, "versions": versions}
-            make_whole(path, partial(_allocate, manifest), _is_store, "store of proposals")
+            with writing(str(path), "create the store again"):
+                make_whole(path, partial(_allocate, manifest), _is_store, "store of proposals")
         store = cls(path)
         store._require_same(made_from)
         return store
@@ -181,18 +184,12 @@ class ProposalStore(Shown):
                 f"batch {number} has {len(batch)} rows, the batches of {self.path} have "
                 f"{self.batch_size}: a proposal that fails a filter has to keep its row"
             )
-        try:
+        then = "fill the store again; the batches written before are sound"
+        with writing(f"batch {number} of {self.path}", then):
             for name, array in zip(COLUMNS, self._columns, strict=True):
                 array[self._rows(number)] = getattr(batch, name)
             digest = self._digest_of(number, batch)
             self._digests[number] = np.frombuffer(digest, dtype=np.uint8)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"batch {number} cannot be written to {self.path} ({error.strerror}): see that the "
-                "disk has room and the folder may be written, and fill the store again; the "
-                "batches written before are sound",
-            ) from error
 
     def read(self) -> Proposals:
         """All finished batches in their order, each checked against its digest.

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,22 @@ def test_a_folder_of_other_arrays_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "mine.npy", np.zeros(1))
     with pytest.raises(FileExistsError, match=r"holds arrays, but no manifest\.json"):
         draw_scored(wide(), potential, 10, 1, tmp_path)
+
+
+def test_a_full_and_a_read_only_disk(small_disk: Path) -> None:
+    def draw(n: int, name: str = "drawn") -> ScoredProposals:
+        return draw_scored(wide(), potential, n, 1, small_disk / name, batch=10)
+
+    with pytest.raises(OSError, match=r"batch \d+ of .*drawn cannot .*No space .*draw again; the"):
+        draw(1000)
+    n_drawn = 10 * len(list((small_disk / "drawn").glob("*.npz")))
+    assert 0 < n_drawn < 1000
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for name in ("drawn", "new"):
+        with pytest.raises(OSError, match=rf"{name} cannot be written \(Read-only file system\)"):
+            draw(1000, name)
+    subprocess.run(["mount", "-o", "remount,rw,size=4m", small_disk], check=True)
+    assert_same(draw(1000), draw_scored(wide(), potential, 1000, 1, batch=10))
 
 
 @pytest.mark.parametrize("length", [0, 10, 100, -1])

@@ -461,6 +461,10 @@ def test_a_full_and_a_read_only_disk(small_disk: Path, cache: ContextCache) -> N
     assert_sound(read_run(run.path))
     with pytest.raises(OSError, match=r"Read-only file system.*are sound"):
         again.run(40 * BLOCK, cache)
+    with pytest.raises(
+        OSError, match=r"new cannot be written \(Read-only file system\).*run again"
+    ):
+        started(small_disk / "new")
     subprocess.run(["mount", "-o", "remount,rw,size=4m", small_disk], check=True)
     again.run(40 * BLOCK, cache)
     assert_sound(read_run(run.path))
