@@ -10,4 +10,5 @@
 # dies has to end the job, or rank 0 would wait for it for ever: submit again.
 
 export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
-srun --mpi=pmi2 --kill-on-bad-exit=1 python -m mpi4py.futures mpi_pool.py "${STORE:-proposals}" --proposals 100000 "$@"
+srun --mpi=pmi2 --cpus-per-task=$SLURM_CPUS_PER_TASK --kill-on-bad-exit=1 \
+    python -m mpi4py.futures mpi_pool.py "${STORE:-proposals}" --proposals 100000 "$@"
