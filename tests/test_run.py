@@ -9,11 +9,13 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import mdtraj
 import numpy as np
+import openmm
 import oracles
 import pytest
 from assertions import assert_mean
@@ -119,6 +121,25 @@ def test_a_row_is_the_state_after_its_iteration(run: MCMCRun) -> None:
     tally = run.move.statistics[1]
     assert tally["n_accepted"] == record.n_accepted.sum() > 0
     assert tally["n_rejected_metropolis"] == record.n_rejected(Cause.METROPOLIS).sum() > 0
+
+
+def test_the_folder_holds_its_system(run: MCMCRun) -> None:
+    xml = (run.path / "system.xml").read_text()
+    assert openmm.XmlSerializer.serialize(openmm.XmlSerializer.deserialize(xml)) == xml
+    system = harmonic_state().get_system(remove_thermostat=True)
+    assert xml == openmm.XmlSerializer.serialize(system)
+    digest = sha256(xml.encode()).hexdigest()
+    assert digest == read_run(run.path).metadata["system_sha256"]
+
+
+def test_what_kills_left_half_written_goes(run: MCMCRun, cache: ContextCache) -> None:
+    leftover = run.path / "u" / "c.3.0123.partial"
+    leftover.write_bytes(b"half")
+    read_run(run.path)
+    assert leftover.exists()  # it may be that of a process at work
+    run.run(4 * BLOCK, cache)
+    assert not leftover.exists()
+    assert_sound(read_run(run.path))
 
 
 def test_counts_are_of_all_moves_with_proposals(tmp_path: Path, cache: ContextCache) -> None:

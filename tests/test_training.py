@@ -224,6 +224,13 @@ def test_a_finished_run_does_nothing_and_may_be_prolonged(tmp_path: Path) -> Non
     assert "step 24" in str(reports[-1])
 
 
+def test_a_report_tells_the_time_left() -> None:
+    report = Progress(step=30, n_steps=120, minutes=2.0, loss=0.5, validation=(0.25,))
+    assert report.minutes_left == pytest.approx(6.0)
+    assert str(report) == "step 30 of 120  2.0 min, 6.0 left  loss 0.5000  validation 0.2500"
+    assert math.isnan(replace(report, step=0).minutes_left)
+
+
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
     runs = [
         trainer(tmp_path / f"{k}.pt", replace(SHORT, n_steps=2, seed=seed))
