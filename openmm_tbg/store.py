@@ -4,7 +4,7 @@ A folder holds arrays of full size, batch after batch: `positions_nm` (rows, ato
 `cause` (rows,), and `sha256` (batches, 32), the digest of each finished batch. A chunk of an array
 is a batch, renamed into place when it is whole, and the digest comes last: a batch counts once it
 is there. Each is on the disk before the next is written. So processes need no locks, and may be
-killed, or lose their power, at any instant.
+killed, or lose their power, at any instant; what they may leave ends in .partial and is never read.
 """
 
 from __future__ import annotations

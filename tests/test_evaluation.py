@@ -161,6 +161,11 @@ def test_a_generator_that_drops_rows_is_refused() -> None:
         draw_scored(Drops(), potential, 10, seed=1, batch=10)
 
 
+def test_a_log_says_of_which_model_the_proposals_are(capsys: pytest.CaptureFixture[str]) -> None:
+    draw_scored(wide(), potential, 10, 1, batch=10)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("toy: proposal 10/10, ")
+
+
 def test_a_folder_changes_nothing_and_is_not_drawn_twice(tmp_path: Path) -> None:
     plain = draw_scored(wide(filter=half_space), potential, 40, seed=1, batch=16)
     for _ in range(2):

@@ -141,7 +141,7 @@ def draw_scored(
     drawn: list[ScoredProposals] = []
     with (
         nullcontext() if folder is None else folder.lock(),
-        progress_bar(n, "proposal") as bar,
+        progress_bar(n, "proposal", generator.reference) as bar,
     ):
         for number in range(-(-n // batch)):
             scored = None if folder is None else folder.load(number, potential)
