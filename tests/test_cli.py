@@ -463,6 +463,22 @@ def test_report_is_that_of_the_library(folder: Path) -> None:
     assert (folder / "page.html").read_text().endswith("</html>\n")
 
 
+def test_each_rank_draws_a_share_and_says_what_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "sample hooh.pdb --model tiny.safetensors -n 6 --batch-size 2 --out shared".split()  # noqa: SIM905
+    for rank, n_drawn, said in (
+        (1, 2, "not drawn yet           4, the share of other"),
+        (0, 6, ""),
+    ):
+        for name, value in (("RANK", rank), ("WORLD_SIZE", 2), ("LOCAL_RANK", rank)):
+            monkeypatch.setenv(name, str(value))
+        answer = run(folder, *line)
+        assert f"shared: {n_drawn} proposals" in answer.stdout
+        assert ("not drawn yet" in answer.stdout) == bool(said)
+        assert said in answer.stdout
+
+
 def test_slurm_writes_a_script_that_runs_the_command(tmp_path: Path) -> None:
     """With a srun of the test's own, which tells what it gets."""
     line = ["--tasks", "3", "--cpus", "2", "sample", "KS", "--out", "its proposals"]

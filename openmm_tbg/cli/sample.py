@@ -54,11 +54,9 @@ def command(
     store = ProposalStore.create(out, generator, -(-n // batch_size), batch_size, seed)
     store.fill(generator, Rank.here().share(store.n_batches))
     drawn = store.read()
-    n_all = store.n_batches * batch_size
-    of_all = "" if len(drawn) == n_all else f" of {n_all} so far"
-    click.echo(
-        f"{out}: {len(drawn)}{of_all} proposals of {structure.name} from {generator.reference}"
-    )
+    click.echo(f"{out}: {len(drawn)} proposals of {structure.name} from {generator.reference}")
+    if n_missing := store.n_batches * batch_size - len(drawn):
+        click.echo(f"not drawn yet           {n_missing}, the share of other processes")
     click.echo(f"pass the filters        {drawn.passes.mean():.1%}")
     for cause in (Cause.BOND_GRAPH, Cause.CHIRALITY):
         share = (drawn.cause == cause).mean()

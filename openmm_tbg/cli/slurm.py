@@ -58,14 +58,13 @@ def command(
     COMMAND and its options stand last and are checked now. With --device cuda each task gets a GPU.
     Account and partition are left to sbatch.
     """
+    from .application import main
+
     name, *arguments = line
-    assert ctx.parent is not None
-    applied = ctx.parent.command
-    assert isinstance(applied, click.Group)
-    wrapped = applied.get_command(ctx.parent, name)
+    wrapped = main.get_command(ctx, name)
     if wrapped is None or name == ctx.command.name:
         raise click.UsageError(f"there is no command {name!r} to run: name one, such as sample")
-    given = wrapped.make_context(f"openmm-tbg {name}", list(arguments)).params
+    given = wrapped.make_context(f"openmm-tbg {name}", arguments).params
     if tasks is None:
         tasks = N_TASKS if name in SHARED else 1
     if tasks > 1 and name not in SHARED:
