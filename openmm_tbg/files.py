@@ -44,6 +44,29 @@ def write_atomically(path: Path, content: bytes, ending: str = PARTIAL) -> None:
     sync(path.parent)
 
 
+@contextmanager
+def writing(what: str, then: str) -> Iterator[None]:
+    """Let an OSError say what could not be written, why, and what to do.
+
+    Args:
+        what: is written.
+        then: what to do once that is mended, and what is sound meanwhile.
+
+    Raises:
+        OSError: As it came, with the message.
+    """
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{what} cannot be written ({error.strerror}): see that the disk has room and the "
+            f"folder may be written, and {then}",
+        ) from error
+
+
 def sync(path: Path) -> None:
     """Bring the content of a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

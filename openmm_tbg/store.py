@@ -4,7 +4,7 @@ A folder holds arrays of full size, batch after batch: `positions_nm` (rows, ato
 `cause` (rows,), and `sha256` (batches, 32), the digest of each finished batch. A chunk of an array
 is a batch, renamed into place when it is whole, and the digest comes last: a batch counts once it
 is there. Each is on the disk before the next is written. So processes need no locks, and may be
-killed, or lose their power, at any instant.
+killed, or lose their power, at any instant; what they may leave ends in .partial and is never read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import zarr
 
 from .arrays import Mask
-from .files import digest_of
+from .files import digest_of, writing
 from .folders import LastingStore, create_column, make_whole
 from .progress import progress_bar
 from .proposals import ProposalGenerator, Proposals
@@ -94,6 +94,7 @@ class ProposalStore(Shown):
             ValueError: A number is out of range, or the store there is of another generator,
                 molecule, size or seed.
             FileExistsError: `path` is there and no store.
+            OSError: The folder cannot be made.
         """
         if n_batches < 1 or batch_size < 1 or seed < 0:
             raise ValueError(
@@ -106,7 +107,8 @@ class ProposalStore(Shown):
         if not _is_store(path):
             versions = {name: version(name) for name in PACKAGES}
             manifest = made_from | {"reference": generator.reference, "versions": versions}
-            make_whole(path, partial(_allocate, manifest), _is_store, "store of proposals")
+            with writing(str(path), "create the store again"):
+                make_whole(path, partial(_allocate, manifest), _is_store, "store of proposals")
         store = cls(path)
         store._require_same(made_from)
         return store
@@ -182,18 +184,12 @@ class ProposalStore(Shown):
                 f"batch {number} has {len(batch)} rows, the batches of {self.path} have "
                 f"{self.batch_size}: a proposal that fails a filter has to keep its row"
             )
-        try:
+        then = "fill the store again; the batches written before are sound"
+        with writing(f"batch {number} of {self.path}", then):
             for name, array in zip(COLUMNS, self._columns, strict=True):
                 array[self._rows(number)] = getattr(batch, name)
             digest = self._digest_of(number, batch)
             self._digests[number] = np.frombuffer(digest, dtype=np.uint8)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"batch {number} cannot be written to {self.path} ({error.strerror}): see that the "
-                "disk has room and the folder may be written, and fill the store again; the "
-                "batches written before are sound",
-            ) from error
 
     def read(self) -> Proposals:
         """All finished batches in their order, each checked against its digest.

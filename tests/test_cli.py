@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from contextlib import chdir
@@ -462,6 +463,57 @@ def test_report_is_that_of_the_library(folder: Path) -> None:
     assert (folder / "page.html").read_text().endswith("</html>\n")
 
 
+def test_each_rank_draws_a_share_and_says_what_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "sample hooh.pdb --model tiny.safetensors -n 6 --batch-size 2 --out shared".split()  # noqa: SIM905
+    for rank, n_drawn, said in (
+        (1, 2, "not drawn yet           4, the share of other"),
+        (0, 6, ""),
+    ):
+        for name, value in (("RANK", rank), ("WORLD_SIZE", 2), ("LOCAL_RANK", rank)):
+            monkeypatch.setenv(name, str(value))
+        answer = run(folder, *line)
+        assert f"shared: {n_drawn} proposals" in answer.stdout
+        assert ("not drawn yet" in answer.stdout) == bool(said)
+        assert said in answer.stdout
+
+
+def test_slurm_writes_a_script_that_runs_the_command(tmp_path: Path) -> None:
+    """With a srun of the test's own, which tells what it gets."""
+    line = ["--tasks", "3", "--cpus", "2", "sample", "KS", "--out", "its proposals"]
+    script = run(tmp_path, "slurm", *line).stdout
+    assert {"#SBATCH --ntasks=3", "#SBATCH --cpus-per-task=2"} < set(script.splitlines())
+    assert "gpus" not in script
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/bash\nprintf "%s\\n" "$OMP_NUM_THREADS" "$@"\n')
+    srun.chmod(0o755)
+    assert run(tmp_path, "slurm", "--out", "job.sh", *line).exit_code == 0
+    assert (tmp_path / "job.sh").read_text() == script
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    variables = os.environ | {"PATH": path, "SLURM_CPUS_PER_TASK": "2"}
+    command = ["bash", tmp_path / "job.sh"]
+    said = subprocess.run(command, env=variables, check=True, capture_output=True, text=True)
+    threads, *options, program = said.stdout.splitlines()[:4]
+    assert (threads, options) == ("2", ["--cpus-per-task=2", "--kill-on-bad-exit=0"])
+    assert Path(program).name == "openmm-tbg"
+    assert said.stdout.splitlines()[4:] == line[4:]
+
+
+@pytest.mark.parametrize(
+    ("line", "directives"),
+    [
+        ("sample KS --out a --device cuda", ["--ntasks=8", "--gpus-per-task=1"]),
+        ("--time 1-0 mcmc KS --out a", ["--ntasks=1", "--time=1-0"]),
+    ],
+)
+def test_slurm_takes_what_the_command_needs(
+    tmp_path: Path, line: str, directives: list[str]
+) -> None:
+    lines = run(tmp_path, "slurm", *line.split()).stdout.splitlines()
+    assert {f"#SBATCH {directive}" for directive in directives} < set(lines)
+
+
 def test_a_written_configuration_gives_the_same_command(folder: Path) -> None:
     assert run(folder, *SAMPLE, "--write-config", "s.yaml").exit_code == 0
     answer = run(folder, "sample", "--config", "s.yaml")
@@ -555,6 +607,11 @@ WRONG = [
     (f"{' '.join(EVALUATE)} --out d --frames drawn", 1, "drawn holds no manifest.json"),
     ("models show gone", 1, "is no registered model"),
     ("cite --out a.txt", 2, "ends in one of .bib"),
+    ("slurm smple KS --out d", 2, "there is no command 'smple' to run"),
+    ("slurm slurm sample KS --out d", 2, "there is no command 'slurm' to run"),
+    ("slurm sample KS --out d -n 0", 2, "0 is not in the range x>=1; see openmm-tbg sample"),
+    ("slurm --tasks 2 mcmc KS --out d", 2, "mcmc runs in one process"),
+    ("slurm --out a.txt sample KS --out d", 2, "ends in one of .sh"),
 ]
 
 

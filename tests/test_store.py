@@ -331,6 +331,10 @@ def test_a_full_and_a_read_only_disk(small_disk: Path) -> None:
     assert len(ProposalStore(store.path).read()) == 20 * n_finished
     with pytest.raises(OSError, match=r"Read-only file system.*may be written"):
         store.fill(generator())
+    with pytest.raises(
+        OSError, match=r"new cannot be written \(Read-only .*create the store again"
+    ):
+        created(small_disk / "new")
     subprocess.run(["mount", "-o", "remount,rw,size=4m", small_disk], check=True)
     store.fill(generator())
     assert store.finished.all()

@@ -24,6 +24,7 @@ COMMANDS = (
     "simulate",
     "train",
     "evaluate",
+    "slurm",
     "cite",
 )
 INTERRUPTED = 130  # as a shell reports Ctrl-C
