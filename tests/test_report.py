@@ -39,6 +39,7 @@ from openmm_tbg.run_record import COUNTS, RunRecord
 from openmm_tbg.store import ProposalStore
 from openmm_tbg.torsions import dihedral
 from openmm_tbg.verdict import Verdict, doubts_of_chain, doubts_of_number
+from openmm_tbg.visits import Visits
 
 RAMACHANDRAN = (2, 0, 1, 3), (3, 0, 2, 1)
 FLAGS = [
@@ -231,7 +232,8 @@ def record() -> RunRecord:
     column("n_rejected_metropolis")[:] = 3 - column("n_accepted")
     positions_nm = FRAME + WIDTH_NM * np.random.default_rng(0).normal(size=(6, 4, 3))
     positions_nm[[1, 2, 4]] *= -1
-    metadata = {"topology": {}, "move": {"kind": "toy"}, "seed": 5, "versions": {"numpy": "2"}}
+    topology = {"bonds": [[2, 0, 0, 0], [0, 1, 0, 0], [1, 3, 0, 0]]}
+    metadata = {"topology": topology, "move": {"kind": "toy"}, "seed": 5, "versions": {}}
     return RunRecord(positions_nm, potential(positions_nm), np.zeros(6), counts, metadata)
 
 
@@ -246,9 +248,14 @@ def test_a_chain_is_told_as_it_was(record: RunRecord, tmp_path: Path) -> None:
         "thinned": 0,
     }
     assert (report.n_steps, report.n_accepted, report.longest_run) == (12, 3, 4)
-    assert report.n_round_trips == 2
-    assert report.verdict == Verdict(doubts_of_chain(12, 3, 4, 2))
-    assert report_on_run(record).n_round_trips is None
+    visits = Visits("0 < phi < 2 rad", 3 / 6, 4)
+    assert report.visits == visits
+    assert report.verdict == Verdict(doubts_of_chain(12, 3, 4, visits))
+    assert report_on_run(record).visits is None
+    closed = record.metadata["topology"]["bonds"] + [[2, 3, 0, 0]]
+    in_a_ring = replace(record, metadata=record.metadata | {"topology": {"bonds": closed}})
+    assert report_on_run(in_a_ring, RAMACHANDRAN).visits is None
+    assert report_on_run(in_a_ring, RAMACHANDRAN).angles is not None
     for column, atoms in enumerate(RAMACHANDRAN):
         expected = dihedral(record.positions_nm, atoms)
         np.testing.assert_array_equal(report.angles[:, column], expected)
@@ -263,8 +270,8 @@ def test_a_chain_is_told_as_it_was(record: RunRecord, tmp_path: Path) -> None:
     assert found["verdict"] == "do not trust"
     page = (tmp_path / "chain.html").read_text()
     assert "3 accepted steps of 12, fewer than 10" in page
-    assert "2 round trips between the basin and the rest, fewer than 10" in page
-    assert found["n_round_trips"] == 2
+    assert "4 effective states for the population of 0 &lt; phi &lt; 2 rad, fewer than 10" in page
+    assert found["visits"] == {"where": visits.where, "share": 3 / 6, "n_crossings": 4}
 
 
 def test_a_chain_without_proposals_is_refused(record: RunRecord) -> None:
@@ -337,7 +344,8 @@ def test_the_page_of_a_chain_works_offline(
     open_at(browser, page, width)
     assert shown(browser, "acceptance") == report.acceptance
     assert shown(browser, "run") == report.longest_run
-    assert shown(browser, "trips") == report.n_round_trips
+    assert shown(browser, "trips") == report.visits.n_round_trips
+    assert shown(browser, "share") == report.visits.share
     doubt = report.verdict.doubts[0]
     verdict = browser.find_element("css selector", ".verdict").text
     assert f"{doubt.reason}. Next: {doubt.advice}." in verdict

@@ -8,6 +8,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def write_chain_report(report: ChainReport, path: Path) -> None:
         "n_steps": report.n_steps,
         "n_accepted": report.n_accepted,
         "longest_run": report.longest_run,
-        "n_round_trips": report.n_round_trips,
+        "visits": report.visits and asdict(report.visits),
         "fates": dict(report.fates),
         "provenance": dict(report.provenance),
         "citations": _citations(report.citations),
