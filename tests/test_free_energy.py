@@ -16,6 +16,7 @@ from openmm_tbg.free_energy import (
     Estimated,
     average,
     bennett,
+    forward_and_reverse,
     free_energy_between,
     free_energy_difference,
     free_energy_difference_of_chain,
@@ -564,3 +565,23 @@ def test_two_samples_give_no_figure_to_be_trusted() -> None:
         free_energy_difference_of_chain(sides),
     ):
         assert found.verdict.trust == Trust.NO
+
+
+def test_convergence_repeats_the_estimate_from_both_ends() -> None:
+    log_weights = np.random.default_rng(5).normal(size=47)
+    log_weights[:10] = -INF  # the first part tells nothing
+
+    def estimate(rows: slice) -> Estimated:
+        return log_normalising_constant(log_weights[rows])
+
+    found = forward_and_reverse(estimate, 47, n_parts=5)
+    assert found.n.tolist() == [9, 18, 28, 37, 47]
+    assert np.isnan([found.forward[0], found.forward_error[0]]).all()
+    for part, n in enumerate(found.n):
+        last = estimate(slice(47 - n, None))
+        assert (found.reverse[part], found.reverse_error[part]) == (last.value, last.error)
+    for part, n in enumerate(found.n[1:], start=1):
+        first = estimate(slice(0, n))
+        assert (found.forward[part], found.forward_error[part]) == (first.value, first.error)
+    with pytest.raises(ValueError, match="at least one sample for each part"):
+        forward_and_reverse(estimate, 4, n_parts=5)

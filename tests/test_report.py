@@ -22,7 +22,12 @@ from oracles import FRAME, MOLECULE, WIDTH_NM, GaussianGenerator, half_space, ha
 from openmm_tbg.analysis import effective_sample_size, independence_acceptance, pareto_k
 from openmm_tbg.arrays import Cause, Frame, Positions, Scalars
 from openmm_tbg.citations import CITATIONS, citations_of
-from openmm_tbg.free_energy import log_normalising_constant, multistate
+from openmm_tbg.free_energy import (
+    free_energy_difference,
+    free_energy_difference_of_chain,
+    log_normalising_constant,
+    multistate,
+)
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.reference import ReferenceSystem
 from openmm_tbg.report import (
@@ -33,7 +38,13 @@ from openmm_tbg.report import (
     write_chain_report,
     write_report,
 )
-from openmm_tbg.report.plots import plot_angles, plot_surface, plot_trace, plot_weights
+from openmm_tbg.report.plots import (
+    plot_angles,
+    plot_convergence,
+    plot_surface,
+    plot_trace,
+    plot_weights,
+)
 from openmm_tbg.report.structures import superposed
 from openmm_tbg.run_record import COUNTS, RunRecord
 from openmm_tbg.store import ProposalStore
@@ -115,6 +126,45 @@ def test_figures_are_those_of_the_api(store: ProposalStore, report: Report, page
     assert found["fates"]["passes"] == proposals.passes.mean() < 1
     assert sum(found["fates"].values()) == pytest.approx(1)
     assert found["overlap"] == report.states.overlap.tolist()
+    ends = {name: found["convergence"][name][-1] for name in ("forward", "reverse")}
+    assert ends == dict.fromkeys(ends, log_z.value)
+    assert found["convergence"]["n"] == list(range(40, 401, 40))
+    half = log_normalising_constant(weights[200:])
+    assert found["convergence"]["reverse"][4] == half.value
+
+
+def test_the_table_has_the_basin_of_phi(store: ProposalStore, report: Report) -> None:
+    used = report.log_weights > -np.inf
+    phi = dihedral(store.read().positions_nm, RAMACHANDRAN[0])
+    there = (phi > 0) & (phi < 2)
+    expected = free_energy_difference(report.log_weights, there & used, ~there & used)
+    found = report.free_energies["F(0 < phi < 2 rad) - F(rest)"]
+    assert found.value == expected.value
+    assert list(report_on_store(store, potential).free_energies) == ["ln Z"]
+
+
+def test_the_convergence_of_a_chain_is_drawn(record: RunRecord, tmp_path: Path) -> None:
+    chain = replace(
+        record,
+        positions_nm=np.tile(record.positions_nm, (4, 1, 1)),
+        u=np.tile(record.u, 4),
+        log_q=np.tile(record.log_q, 4),
+        counts=np.tile(record.counts, (4, 1)),
+    )
+    report = report_on_run(chain, RAMACHANDRAN)
+    there = report.angles[:, 0] > 0
+    assert report.convergence.n[4] == 12
+    assert report.convergence.forward[4] == free_energy_difference_of_chain(there[:12]).value
+    assert report.convergence.reverse[0] == free_energy_difference_of_chain(there[-2:]).value
+    axes = plot_convergence(report.convergence, "F")
+    first, last = (each.get_children()[0].get_ydata() for each in axes.containers)
+    np.testing.assert_array_equal(first, report.convergence.forward)
+    np.testing.assert_array_equal(last, report.convergence.reverse)
+    write_chain_report(report, tmp_path / "chain.html")
+    assert "from the first and from the last states" in (tmp_path / "chain.html").read_text()
+    assert report_on_run(record, RAMACHANDRAN).convergence is None  # six states are too few
+    still = replace(chain, positions_nm=np.tile(record.positions_nm[:1], (24, 1, 1)))
+    assert report_on_run(still, RAMACHANDRAN).convergence is None  # it never crossed
 
 
 def test_causes_are_counted(store: ProposalStore, report: Report) -> None:

@@ -25,6 +25,7 @@ from .dynamics import MolecularDynamics, normalised
 from .record import Estimate, Evaluation
 
 BASIN = (0.0, 2.0)  # of phi, in radians: as in the published figures
+BASIN_NAME = f"{BASIN[0]:g} < phi < {BASIN[1]:g} rad"
 
 
 def evaluate(
@@ -143,7 +144,7 @@ def in_basin(phi: Scalars) -> Mask:
 
 def basin_visits(phi: Scalars) -> Visits:
     """Visits of a chain to that basin, by phi of its states in radians."""
-    return Visits.of(in_basin(phi), f"{BASIN[0]:g} < phi < {BASIN[1]:g} rad")
+    return Visits.of(in_basin(phi), BASIN_NAME)
 
 
 def bond_width_ratios(

@@ -84,7 +84,12 @@ def average(log_weights: Scalars, observable: Scalars) -> Estimated:
     )
 
 
-def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> Estimated:
+def free_energy_difference(
+    log_weights: Scalars,
+    first: Mask,
+    second: Mask,
+    names: tuple[str, str] = ("`first`", "`second`"),
+) -> Estimated:
     r"""Free energy of one set of configurations less that of another, from independent proposals.
 
     $$ \Delta F = -\ln \frac{\sum_{n \in A} w_n}{\sum_{n \in B} w_n}, \qquad
@@ -97,6 +102,7 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
         log_weights: -u - log q of all proposals, -inf where the weight is zero.
         first: Which proposals lie in A.
         second: Which lie in B.
+        names: Of A and B, for what speaks against the figure.
 
     Raises:
         ValueError: Lengths differ, A and B share a proposal, no proposal with a weight above zero
@@ -113,10 +119,10 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
     if (first & second).any():
         raise ValueError("first and second share a proposal: give sets without common members")
     sums, numbers = [], []
-    for name, inside in (("first", first), ("second", second)):
+    for name, inside in zip(names, (first, second), strict=True):
         if not weights[inside].any():
             raise ValueError(
-                f"no proposal with a weight above zero lies in `{name}`: draw more, or choose a "
+                f"no proposal with a weight above zero lies in {name}: draw more, or choose a "
                 "larger set"
             )
         sums.append(weights[inside].sum())
@@ -127,7 +133,7 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
         "reweighting",
         (len(weights),),
         min(numbers),
-        doubts=doubts_of_weights(log_weights, {"`first`": first, "`second`": second}),
+        doubts=doubts_of_weights(log_weights, dict(zip(names, (first, second), strict=True))),
     )
 
 

@@ -11,11 +11,13 @@ from jaxtyping import Float64
 
 from ..arrays import Cause, Mask, Scalars
 from ..citations import Citation, citations_of
-from ..evaluation.figures import basin_visits
+from ..evaluation.figures import basin_visits, in_basin
+from ..free_energy import Convergence, forward_and_reverse, free_energy_difference_of_chain
 from ..run_record import COUNTS, RunRecord
 from ..torsions import Dihedral, can_turn, dihedral
 from ..verdict import Verdict, doubts_of_chain
 from ..visits import Visits
+from .contents import N_PARTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,7 @@ class ChainReport:
         n_accepted: Those that changed the state.
         longest_run: Most steps in a row without acceptance, in whole iterations.
         visits: To the basin 0 < phi < 2 (radians); None without a phi that can turn.
+        convergence: Of F(0 < phi < 2) - F(rest) in kT along the chain; None where it never crossed.
         verdict: How far averages over the chain can be trusted.
         angles: Phi and psi of each state in radians.
         provenance: Model, digests, versions and seed.
@@ -43,6 +46,7 @@ class ChainReport:
     n_accepted: int
     longest_run: int
     visits: Visits | None
+    convergence: Convergence | None
     verdict: Verdict
     angles: Float64[np.ndarray, "iterations 2"] | None
     provenance: Mapping[str, Any]
@@ -86,6 +90,7 @@ def report_on_run(
         n_accepted=n_accepted,
         longest_run=longest,
         visits=visits,
+        convergence=None if angles is None else _convergence(angles[:, 0], visits),
         verdict=Verdict(doubts_of_chain(n_steps, n_accepted, longest, visits)),
         angles=angles,
         provenance={
@@ -109,6 +114,15 @@ def visits_of_phi(record: RunRecord, phi: Dihedral) -> Visits | None:
     if not can_turn(phi, bonds):
         return None
     return basin_visits(dihedral(record.positions_nm, phi))
+
+
+def _convergence(phi: Scalars, visits: Visits | None) -> Convergence | None:
+    if visits is None or not visits.n_crossings or len(phi) < N_PARTS:
+        return None
+    there = in_basin(phi)
+    return forward_and_reverse(
+        lambda rows: free_energy_difference_of_chain(there[rows]), len(there), N_PARTS
+    )
 
 
 def _longest_run(steps: np.ndarray, accepted: Mask) -> int:
