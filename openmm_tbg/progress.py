@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LOG_LINES = 30.0
+
+
+class _Lines(io.TextIOBase):
+    """Standard error for tqdm in a log file: each state of a bar is a line of its own."""
+
+    def write(self, text: str) -> int:
+        """Write a state, which tqdm begins with a carriage return."""
+        if state := text.strip():
+            sys.stderr.write(f"{state}\n")
+            sys.stderr.flush()
+        return len(text)
 
 
 def progress_bar(
@@ -24,6 +36,7 @@ def progress_bar(
     on_terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
+        file=sys.stderr if on_terminal else _Lines(),
         unit=unit,
         desc=name,
         initial=done,

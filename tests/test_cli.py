@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from contextlib import chdir
@@ -38,6 +39,8 @@ from openmm_tbg.free_energy import log_normalising_constant
 from openmm_tbg.grid import TimeGrid
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.peptides import assembled
+from openmm_tbg.potential import energy_platform
+from openmm_tbg.progress import progress_bar
 from openmm_tbg.proposals import Proposals
 from openmm_tbg.reference import alanine_dipeptide
 from openmm_tbg.torsions import dihedral
@@ -201,6 +204,92 @@ def test_reweight_is_that_of_the_library(folder: Path) -> None:
     np.testing.assert_allclose(stored["log_weights"], weights, rtol=1e-9)
     found = json.loads((folder / "r.json").read_text())
     assert found["rows"][0]["value"] == pytest.approx(log_normalising_constant(weights).value)
+
+
+def test_the_next_step_is_more_proposals_until_a_figure_can_be_trusted(folder: Path) -> None:
+    few = [*SAMPLE, "--seed", "3", "--out", "few"]
+    few[few.index("-n") + 1], few[few.index("--batch-size") + 1] = "16", "8"
+    assert run(folder, *few).exit_code == 0
+    answer = run(folder, "reweight", "hooh.pdb", "few", *TARGET)
+    assert "verdict                 do not trust\n" in answer.stdout
+    last = answer.stdout.splitlines()[-1]
+    assert last.startswith("next: openmm-tbg sample hooh.pdb --model ")
+    assert last.endswith("--out few -n 64, which adds to the 16 that are there")
+    line = last.removeprefix("next: openmm-tbg ").partition(", which")[0].split()
+    assert "few: 64 proposals" in run(folder, *line).stdout  # as it stands
+    answer = run(folder, "free-energy", "hooh.pdb", "drawn", *TARGET, *REGION)
+    assert answer.stdout.endswith("next: openmm-tbg report hooh.pdb drawn --out report.html\n")
+    half = ["--angle", "2,0,1,3", "--inside", "0", "1"]
+    answer = run(folder, "free-energy", "hooh.pdb", "few", *TARGET, *half)
+    assert "effective proposals in 0 < 2,0,1,3 < 1 degrees" in answer.stdout + answer.stderr or (
+        "lies in 0 < 2,0,1,3 < 1 degrees" in answer.stderr
+    )
+
+
+def test_what_a_folder_rests_on_is_cited(folder: Path) -> None:
+    """Of proposals and of a chain; the tiny model has a force field that asks for no citation."""
+    line = [*CHAIN, "--out", "cited", "--proposals", "2"]
+    assert run(folder, *line, "--block-size", "2", "--iterations", "2").exit_code == 0
+    for source in ("drawn", "cited"):
+        answer = run(folder, "cite", source)
+        assert answer.exit_code == 0, answer.output
+        assert answer.stdout == run(folder, "cite", "tiny.safetensors").stdout
+    assert "Onufriev2004" in run(folder, "cite", "alanine-dipeptide", "--out", "a.bib").stdout or (
+        "Onufriev2004" in (folder / "a.bib").read_text()
+    )
+
+
+SRUN = """#!/bin/bash
+for rank in 1 0; do SLURM_PROCID=$rank SLURM_STEP_NUM_TASKS=2 "${@:2}" || exit 1; done
+"""
+
+
+def test_a_job_script_shares_the_work(folder: Path) -> None:
+    """Two tasks, one after the other, each with a batch of its own."""
+    work = "sample hooh.pdb --model tiny.safetensors -n 8 --batch-size 4 --out".split()  # noqa: SIM905
+    line = ["slurm", "--out", "job.sh", "--tasks", "2", "--directive", "account=ab 12", "--"]
+    answer = run(folder, *line, *work, "of a job")
+    assert answer.stdout == "job.sh written\nnext: sbatch job.sh\n"
+    directives = {each for each in (folder / "job.sh").read_text().splitlines() if "SBATCH" in each}
+    assert {"#SBATCH --ntasks=2", "#SBATCH --requeue", "#SBATCH --account=ab 12"} <= directives
+    assert not any("gpu" in each for each in directives)
+    (folder / "srun").write_text(SRUN)
+    (folder / "srun").chmod(0o755)
+    path = f"{folder}:{os.environ['PATH']}"
+    ran = subprocess.run(
+        ["bash", "job.sh"],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("of a job: 4 proposals") == ran.stdout.count("of a job: 8") == 1
+    run(folder, *line, *work, "d", "--device", "cuda")
+    assert "#SBATCH --gpus-per-task=1" in (folder / "job.sh").read_text()
+
+
+def test_a_log_file_gets_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(3, "batch", "name") as bar:
+        bar.update(3)
+    told = capsys.readouterr().err
+    assert "\r" not in told
+    assert told.endswith("\n")
+    assert [line[:11] for line in told.splitlines()] == ["name:   0%|", "name: 100%|"]
+
+
+def test_energies_leave_the_settings_of_the_process_alone() -> None:
+    platform = openmm.Platform.getPlatformByName("CPU")
+    before = platform.getPropertyDefaultValue("Threads")
+    molecule = alanine_dipeptide()
+    assert energy_platform(molecule.system)[0].getName() == "Reference"
+    with_custom_gb = app.ForceField("amber14-all.xml", "implicit/obc1.xml")
+    system = with_custom_gb.createSystem(molecule.topology)
+    state = ThermodynamicState(system, 300 * unit.kelvin)
+    context = ReducedPotential.from_state(state)._context
+    assert context.getPlatform().getName() == "CPU"
+    assert context.getPlatform().getPropertyValue(context, "Threads") == "1"
+    assert platform.getPropertyDefaultValue("Threads") == before
 
 
 def test_free_energy_of_proposals_is_the_known_one(folder: Path) -> None:
@@ -473,7 +562,7 @@ def test_a_written_configuration_gives_the_same_command(folder: Path) -> None:
 
 
 WRONG = [
-    ("modls", 2, "No such command 'modls'"),
+    ("modls", 2, "there is no command 'modls'; nearest: models"),
     ("sample", 2, "Missing argument 'MOLECULE'"),
     ("sample KS", 2, "Missing option '--out'"),
     ("sample KS --out d -n 0", 2, "0 is not in the range x>=1"),
@@ -509,8 +598,8 @@ WRONG = [
     ("sample hooh.pdb --out d --model tiny.safetensors --device cuda", 1, "use device='cpu'"),
     ("reweight hooh.pdb", 2, "Missing argument 'PROPOSALS'"),
     ("reweight hooh.pdb gone", 2, "'gone' does not exist"),
-    ("reweight hooh.pdb .", 1, "no store of proposals"),
-    ("reweight alanine-dipeptide drawn", 1, "22 atoms where the molecule has 4"),
+    ("reweight hooh.pdb .", 1, "holds no proposals: give a folder of openmm-tbg sample"),
+    ("reweight alanine-dipeptide drawn", 1, "another molecule than alanine-dipeptide"),
     ("reweight hooh.pdb drawn --temperature 0", 2, "0.0 is not in the range x>0"),
     ("report hooh.pdb drawn", 2, "Missing option '--out'"),
     ("report hooh.pdb drawn --out a.pdf", 2, "ends in one of .html"),
@@ -548,7 +637,7 @@ WRONG = [
     ("evaluate KB --out d", 1, "none of the 20 amino acids"),
     ("evaluate hooh.pdb --out d", 1, "give --model, or train one"),
     ("evaluate hooh.pdb --out d --model tiny.safetensors --system system.xml", 2, "--phi phi: no"),
-    ("evaluate KS KS --out d", 2, "name each MOLECULE once"),
+    ("evaluate KS KS --out d", 1, "'KS' comes twice: name each once"),
     ("evaluate KS AT --out d --system system.xml", 2, "name one MOLECULE"),
     ("evaluate KS AT --out d --frames drawn", 2, "name one MOLECULE"),
     ("evaluate KS --out d --frames drawn --references wrong.yaml", 2, "leave --references out"),
@@ -556,6 +645,13 @@ WRONG = [
     (f"{' '.join(EVALUATE)} --out d --frames drawn", 1, "drawn holds no manifest.json"),
     ("models show gone", 1, "is no registered model"),
     ("cite --out a.txt", 2, "ends in one of .bib"),
+    ("cite gone", 1, "'gone' is no registered model"),
+    ("cite .", 1, "holds no run"),
+    ("slurm --out d", 2, "ends in one of .sh"),
+    ("slurm --out d.sh", 2, "Missing argument '-- COMMAND...'"),
+    ("slurm --out d.sh --tasks 0 -- sample KS --out d", 2, "0 is not in the range x>=1"),
+    ("slurm --out d.sh -- mcmc KS --out d", 2, "'mcmc' is no work to share: give sample or ev"),
+    ("slurm --out d.sh -- sample KS", 2, "Missing option '--out'; see main sample --help"),
 ]
 
 
@@ -566,6 +662,7 @@ def test_wrong_input_takes_one_line(folder: Path, line: str, code: int, said: st
     *notes, error = answer.stderr.splitlines()
     assert error.startswith("error: ")
     assert all(note.startswith("note: ") for note in notes)
+    assert not (folder / "d.sh").exists()
     assert said in error
     assert not (folder / "d").exists()
 

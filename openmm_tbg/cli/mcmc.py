@@ -10,7 +10,7 @@ import rich_click as click
 from .angles import ramachandran
 from .command import Command
 from .formats import FRAMES, OutputFile, OutputFolder, write_frames
-from .inputs import energy_platform, read_modelled
+from .inputs import read_modelled
 from .options import molecule_argument, sampling_options
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def command(
     from openmmtools.states import SamplerState, ThermodynamicState
 
     from ..move import TBGMove
+    from ..potential import energy_platform
     from ..run import MCMCRun
     from ..run_store import read_run
 
@@ -106,7 +107,7 @@ def command(
         block_size,
     )
     length = -(-iterations // block_size) * block_size
-    run.run(length, ContextCache(platform=energy_platform(target.system)))
+    run.run(length, ContextCache(*energy_platform(target.system)))
     if export is not None:
         write_frames(export, target.topology, read_run(out).positions_nm)
         click.echo(f"{export} written")
