@@ -27,7 +27,7 @@ LAYERS = (
     ("divergence",),
     ("fields",),
     ("flow",),
-    ("filters", "potential", "metropolis", "analysis", "reference"),
+    ("filters", "potential", "metropolis", "analysis", "reference", "visits"),
     ("panels", "peptides", "verdict"),
     ("matching", "checkpoint"),
     ("models", "transferable_model"),
