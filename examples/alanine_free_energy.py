@@ -1,8 +1,8 @@
-"""One free-energy difference of alanine dipeptide by five methods, each for the same time.
+"""One free-energy difference of alanine dipeptide by six methods, each for the same time.
 
     python examples/alanine_free_energy.py --minutes 1.5
 
-The quantity is -ln P(0 < phi < 2) / P(rest) at 300 K, in kT; `five_methods.py` says what the
+The quantity is -ln P(0 < phi < 2) / P(rest) at 300 K, in kT; `free_energy_table.py` says where the
 methods are. Prints a table with the difference from a converged reference, and writes it as JSON
 with a picture of the figures and of the free energy over phi and psi.
 """
@@ -13,7 +13,8 @@ import json
 from functools import partial
 from pathlib import Path
 
-from five_methods import Problem, Reference, compare, parser
+from free_energy_problem import Problem
+from free_energy_table import Reference, compare, parser
 from openmm import Platform
 
 from openmm_tbg import BoltzmannGenerator

@@ -34,7 +34,7 @@ logging.getLogger("openmmtools").setLevel(logging.ERROR)
 
 import matplotlib.pyplot as plt
 import openmm
-from five_methods import langevin
+from free_energy_problem import langevin
 from openmm import unit
 from openmmtools import cache
 from openmmtools.mcmc import SequenceMove

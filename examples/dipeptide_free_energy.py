@@ -1,11 +1,12 @@
-"""One free-energy difference of any uncapped dipeptide by five methods, each for the same time.
+"""One free-energy difference of any uncapped dipeptide by six methods, each for the same time.
 
     python examples/dipeptide_free_energy.py KS
 
 The quantity is -ln P(0 < phi < 2) / P(rest) at 310 K, in kT, with phi of the second residue;
-`five_methods.py` says what the methods are. The generator is the zero-shot model `dipeptides`,
-which needs no simulation of the molecule; says whether it was trained on it. The present one
-accepts hardly any of its proposals, and the verdict says so: what is not to be trusted is marked.
+`free_energy_table.py` says where the methods are. The generator is the zero-shot model
+`dipeptides`, which needs no simulation of the molecule; says whether it was trained on it. The
+present one accepts hardly any of its proposals, and the verdict says so: what is not to be trusted
+is marked.
 
 The reference is umbrella sampling for longer, with other random numbers, unless `--reference-kT`
 gives a better one: it relies on the same coordinate. Prints a table with the difference from it,
@@ -19,7 +20,9 @@ import json
 from functools import partial
 from pathlib import Path
 
-from five_methods import Problem, Reference, by_umbrellas, compare, parser
+from free_energy_by_dynamics import by_umbrellas
+from free_energy_problem import Problem
+from free_energy_table import Reference, compare, parser
 from openmm import Platform
 from openmm.app import Topology
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .arrays import Scalars
+from .arrays import Scalars, require_numbers
 
 FEWEST_FOR_A_TAIL = 25  # of which a fifth, five, are the tail
 HALVINGS = 50
@@ -283,6 +283,7 @@ def weights_over_largest(log_weights: Scalars) -> Scalars:
 
 
 def _largest(log_weights: Scalars) -> float:
+    require_numbers(log_weights=log_weights)
     if len(log_weights) == 0:
         raise ValueError("log_weights is empty: draw proposals first")
     largest = float(log_weights.max())

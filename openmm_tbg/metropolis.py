@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from .arrays import Mask, Scalars
+from .arrays import Mask, Scalars, require_masks, require_numbers
 
 
 def log_weights(u: Scalars, log_q: Scalars, passes: Mask) -> Scalars:
@@ -28,12 +28,15 @@ def log_weights(u: Scalars, log_q: Scalars, passes: Mask) -> Scalars:
         passes: Whether the row passes the filters.
 
     Raises:
-        ValueError: Lengths differ, or log q is not finite in a row that passes.
+        ValueError: Lengths differ, a column is no array of numbers, `passes` none of bool, or log q
+            is not finite in a row that passes.
 
     Example:
         >>> log_weights(np.array([1.0, np.nan]), np.array([0.5, 0.5]), np.array([True, True]))
         array([-1.5, -inf])
     """
+    require_numbers(u=u, log_q=log_q)
+    require_masks(passes=passes)
     if not len(u) == len(log_q) == len(passes):
         raise ValueError(
             f"u has {len(u)} rows, log_q {len(log_q)}, passes {len(passes)}: give one row for each "

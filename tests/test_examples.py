@@ -81,12 +81,15 @@ def test_compare_force_fields(tmp_path: Path, alanine: Alanine) -> None:
 
 
 FEWER = (
-    "import five_methods as five; "
-    "five.BATCH, five.PILOT, five.WINDOWS, five.UMBRELLA_KT = 2, 4, 6, 6.0; "
-    "five.EQUILIBRATION_STEPS = five.LANGEVIN_STEPS = 20; five.WINDOW_STEPS = 200; "
+    "import free_energy_problem as problem, free_energy_by_flow as flow; "
+    "import free_energy_by_dynamics as dynamics; "
+    "flow.BATCH, flow.PILOT, dynamics.WINDOWS, dynamics.UMBRELLA_KT = 2, 4, 6, 6.0; "
+    "problem.EQUILIBRATION_STEPS = problem.LANGEVIN_STEPS = 20; dynamics.WINDOW_STEPS = 200; "
 )
-SLOW = "('weights', 'moves', 'tempering')"
-COUNTED = f"five.until = lambda name, end: range(2 if name in {SLOW} else 60); "
+SLOW = "('proposals', 'moves', 'tempering', 'densities')"
+COUNTED = (
+    f"flow.until = dynamics.until = lambda clock, name, end: range(2 if name in {SLOW} else 60); "
+)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ COUNTED = f"five.until = lambda name, end: range(2 if name in {SLOW} else 60); "
         ("dipeptide_free_energy", COUNTED, ["GG"], "(umbrella sampling, 6 minutes; "),
     ],
 )
-def test_five_methods(
+def test_six_methods(
     example: str, until: str, options: list[str], reference: str, tmp_path: Path
 ) -> None:
     """Every method leaves a row: a figure with its verdict, or the reason why there is none."""
@@ -112,7 +115,7 @@ def test_five_methods(
     record = json.loads(out.read_text())
     assert reference in run.stdout
     assert ("the model was trained on it" in run.stdout) == (options == ["GG"])
-    assert len(record["rows"]) == 5
+    assert len(record["rows"]) == 6
     for row in record["rows"]:
         (line,) = re.findall(f"^{re.escape(row['method'])} .*$", run.stdout, flags=re.MULTILINE)
         assert line.endswith(row["verdict"])
@@ -124,13 +127,13 @@ def test_five_methods(
 def test_umbrellas_over_a_free_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows drawn exactly, whose bias leaves the uniform distribution once it is undone."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    five = importlib.import_module("five_methods")
-    monkeypatch.setattr(five, "UMBRELLA_KT", 2.0)
+    dynamics = importlib.import_module("free_energy_by_dynamics")
+    monkeypatch.setattr(dynamics, "UMBRELLA_KT", 2.0)
     centres, n = np.linspace(-np.pi, np.pi, 3, endpoint=False), np.array([400, 700, 1000])
-    spread = np.random.default_rng(1).normal(size=n.sum()) / math.sqrt(five.UMBRELLA_KT)
+    spread = np.random.default_rng(1).normal(size=n.sum()) / math.sqrt(dynamics.UMBRELLA_KT)
     phi = (np.repeat(centres, n) + spread + np.pi) % (2 * np.pi) - np.pi
-    sampled = five.without_bias(np.stack([phi, phi], axis=-1), centres, n)
-    found, there = sampled.estimate(), five.in_basin(sampled.torsions[:, 0])
+    sampled = dynamics.without_bias(np.stack([phi, phi], axis=-1), centres, n)
+    found, there = sampled.estimate(), dynamics.in_basin(sampled.torsions)
     assert abs(found.value - math.log(math.pi - 1)) < 4 * found.error < 0.4
     again = free_energy_difference(sampled.log_weights, there, ~there)
     assert again.value == pytest.approx(found.value, abs=1e-6)

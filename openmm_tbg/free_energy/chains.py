@@ -7,7 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Int
 
-from ..arrays import Mask, Scalars
+from ..arrays import Mask, Scalars, require_masks, require_numbers
 from ..verdict import doubts_of_round_trips
 from ..visits import Visits
 from .estimated import Estimated
@@ -20,7 +20,8 @@ def independent_rows(series: Scalars) -> Int[np.ndarray, " kept"]:
         series: What is slowest in the trajectory, such as the sine of a dihedral or the potential.
 
     Raises:
-        ValueError: The series is not finite or constant: it never moved, and holds one sample.
+        ValueError: The series is no array of numbers, not finite or constant: it never moved, and
+            holds one sample.
 
     Reference:
         Chodera et al., J. Chem. Theory Comput. 3 (2007) 26, through pymbar.
@@ -30,6 +31,7 @@ def independent_rows(series: Scalars) -> Int[np.ndarray, " kept"]:
         >>> 40 < len(rows) < 130
         True
     """
+    require_numbers(series=series)
     if not np.isfinite(series).all() or np.ptp(series) == 0:
         raise ValueError(
             "series: constant or not finite, so that it holds one independent sample at most"
@@ -50,7 +52,7 @@ def free_energy_difference_of_chain(first: Mask) -> Estimated:
         first: Which of the successive, equally spaced states lie in the set.
 
     Raises:
-        ValueError: The chain never left the set, or never entered it.
+        ValueError: The chain never left the set, or never entered it, or `first` is no mask.
 
     Reference:
         Chodera et al., J. Chem. Theory Comput. 3 (2007) 26, through pymbar.
@@ -60,6 +62,7 @@ def free_energy_difference_of_chain(first: Mask) -> Estimated:
         >>> print(free_energy_difference_of_chain(inside))
         1.431 +- 0.080 (populations of a chain, N = 1000, 1000 effective)
     """
+    require_masks(first=first)
     if first.all() or not first.any():
         raise ValueError(
             f"the chain of {len(first)} states never crossed between the sets: run it longer, or "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..analysis import weights_over_largest
-from ..arrays import Mask, Scalars
+from ..arrays import Mask, Scalars, require_masks
 from ..verdict import Doubt, Trust, Verdict
 
 
@@ -95,7 +95,8 @@ def require_sets(
     second: Mask,
     names: tuple[str, str] = ("`first`", "`second`"),
 ) -> None:
-    """Refuse sets that share a proposal, or that no weight reaches."""
+    """Refuse sets that are no masks, share a proposal, or are reached by no weight."""
+    require_masks(first=first, second=second)
     if (first & second).any():
         raise ValueError("first and second share a proposal: give sets without common members")
     for name, inside in zip(names, (first, second), strict=True):

@@ -6,9 +6,10 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 
 from ..analysis import log_mean_weight
-from ..arrays import Mask, Scalars
+from ..arrays import Mask, Scalars, require_numbers
 from ..verdict import doubts_of_weights
 from .estimated import Estimated, effective_number, normalised, require_length, require_sets
 from .tail import log_mean_error
@@ -21,8 +22,12 @@ def log_normalising_constant(log_weights: Scalars) -> Estimated:
 
     with the error of `tail.log_mean_error`, which minds that few weights may carry the sum.
     The integral is over centred configurations in nm, of the hand and with the bonds that the
-    filters ask for, atoms of equal label told apart as `filters.BondGraph` states. The free energy
-    of the molecule is $-\ln Z$; kinetic and overall translational parts are not in it.
+    filters ask for. The free energy of the molecule is $-\ln Z$; kinetic and overall translational
+    parts are not in it. Symmetry: Z counts all arrangements of equal atoms, the $|A|$ permutations
+    that keep bonds and labels, 3! for each methyl group; counted once, a molecule has the free
+    energy $-\ln Z + \ln |A|$. Where labels are equal that bonds tell apart, Z is too large by
+    the constant of `filters.BondGraph`, $\prod_l n_l!\,/\,|A|$; it is 1 for the model
+    `alanine-dipeptide`.
 
     Args:
         log_weights: -u - log q of all N proposals, -inf where the weight is zero.
@@ -49,7 +54,7 @@ def log_normalising_constant(log_weights: Scalars) -> Estimated:
     )
 
 
-def average(log_weights: Scalars, observable: Scalars) -> Estimated:
+def average(log_weights: Scalars, observable: Float[np.ndarray, " batch"]) -> Estimated:
     r"""The target's average of an observable, from independent proposals.
 
     $$ \bar f = \frac{\sum_n w_n f_n}{\sum_n w_n}, \qquad
@@ -61,13 +66,15 @@ def average(log_weights: Scalars, observable: Scalars) -> Estimated:
 
     Raises:
         ValueError: Lengths differ, there are fewer than two proposals, a log-weight is NaN or +inf,
-            every weight is zero, or the observable is not finite where the weight is not zero.
+            every weight is zero, or the observable is not finite where the weight is not zero, or
+            no array of numbers.
 
     Example:
         >>> print(average(np.zeros(100), np.tile([0.0, 1.0], 50)))
         0.500 +- 0.050 (reweighting, N = 100, 100 effective)
     """
     weights = normalised(log_weights)
+    require_numbers(observable=observable)
     require_length(log_weights, observable=observable)
     used = weights > 0
     if not np.isfinite(observable[used]).all():
@@ -105,8 +112,8 @@ def free_energy_difference(
         names: Of A and B, for what speaks against the figure.
 
     Raises:
-        ValueError: Lengths differ, A and B share a proposal, no proposal with a weight above zero
-            lies in one of them, or the weights are as in `average`.
+        ValueError: Lengths differ, A or B is no mask, they share a proposal, no proposal with a
+            weight above zero lies in one of them, or the weights are as in `average`.
 
     Example:
         >>> phi = np.array([1.0] * 25 + [-1.0] * 75)

@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import rustworkx as rx
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Float64, Int
 
-from ..arrays import Scalars
+from ..arrays import Scalars, is_array, require_numbers
 from ..verdict import Doubt, Verdict, doubts_of_number, doubts_of_overlap
-from .estimated import Estimated
+from .estimated import Estimated, require_length
+from .profile import (
+    OUTSIDE,
+    Coordinates,
+    Edges,
+    FreeEnergyProfile,
+    occupied_bins,
+    profile_of_bins,
+    require_coordinates,
+)
 
 if TYPE_CHECKING:
     from pymbar import MBAR
@@ -60,20 +69,25 @@ class MultistateFreeEnergies:
         return Verdict(self.doubts)
 
     def log_weights(self, state: int) -> Scalars:
-        r"""Log-weights of all samples in one state, as `free_energy_profile` takes them.
+        r"""Log-weights of all samples in one state.
 
         $$ w_n = e^{f_i - u_i(x_n)} \Bigm/ \sum_k N_k e^{f_k - u_k(x_n)}, \qquad \sum_n w_n = 1 $$
+
+        They hold the free energies of the states, whose errors nothing knows that takes them as
+        weights of independent proposals: for errors ask `average` and `profile`.
         """
         with np.errstate(divide="ignore"):
             logarithms: Scalars = np.log(self._mbar.weights()[:, state])
         return logarithms
 
-    def average(self, observable: Scalars, state: int) -> Estimated:
+    def average(self, observable: Float[np.ndarray, " samples"], state: int) -> Estimated:
         """The average in one state of an observable known at every sample.
 
         Raises:
-            ValueError: Its length is not the number of samples, or it is not finite.
+            ValueError: It is no array of numbers, its length is not the number of samples, or it is
+                not finite.
         """
+        require_numbers(observable=observable)
         if observable.shape != (sum(self.n),) or not np.isfinite(observable).all():
             raise ValueError(f"observable: give a finite value for each of {sum(self.n)} samples")
         shift = float(observable.min()) - 1.0  # pymbar takes the logarithm
@@ -87,6 +101,33 @@ class MultistateFreeEnergies:
             self.weakest_link,
             self.doubts,
         )
+
+    def profile(self, coordinates: Coordinates, edges: Edges, state: int) -> FreeEnergyProfile:
+        r"""Free energy over coordinates in one state.
+
+        Each bin is a state of its own, of which nothing was sampled, with $u = u_i$ inside it and
+        $\infty$ outside; errors are those of MBAR, with the covariance of all states.
+
+        Args:
+            coordinates: Of every sample, as for `free_energy_profile`.
+            edges: Of the bins, as there.
+            state: i.
+
+        Raises:
+            ValueError: As for `free_energy_profile`.
+        """
+        require_coordinates(coordinates, edges)
+        log_weights = self.log_weights(state)
+        require_length(log_weights, coordinates=coordinates)
+        weights = np.exp(log_weights)
+        bins = occupied_bins(coordinates, edges, weights)
+        occupied = np.setdiff1d(bins, OUTSIDE)
+        u = self._mbar.u_kn[state]
+        of_bins = np.where(bins == occupied[:, np.newaxis], u, np.inf)
+        found = self._mbar.compute_perturbed_free_energies(np.concatenate([u[np.newaxis], of_bins]))
+        errors = np.full([len(each) - 1 for each in edges], np.inf)
+        errors.flat[occupied] = found["dDelta_f"][0, 1:]
+        return profile_of_bins(bins, weights, edges, errors, self.doubts)
 
 
 def multistate(u_kn: ReducedPotentials, n_k: Counts) -> MultistateFreeEnergies:
@@ -161,6 +202,10 @@ def _weakest_link(
 
 def require_states(u_kn: ReducedPotentials, n_k: Counts) -> None:
     """Refuse samples that are not those of the states."""
+    if not is_array(u_kn, "f", 2):
+        raise ValueError("u_kn: give a NumPy array of floats in kT, states by samples")
+    if not is_array(n_k, "iu", 1) or (n_k < 0).any():
+        raise ValueError(f"n_k is {n_k}: give an array of whole numbers, samples of each state")
     if len(u_kn) != len(n_k) or u_kn.shape[1] != n_k.sum():
         raise ValueError(
             f"u_kn has shape {u_kn.shape} where n_k = {n_k.tolist()} asks for "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,7 +43,7 @@ def u_nk(u_kn: ReducedPotentials, n_k: Counts, temperature_K: float) -> DataFram
         1    1      2.0  5.0
     """
     require_states(u_kn, n_k)
-    if not 0 < temperature_K < np.inf:
+    if not _is_temperature(temperature_K):
         raise ValueError(f"temperature_K is {temperature_K}: give one above zero, in kelvin")
     import pandas as pd
 
@@ -52,3 +53,7 @@ def u_nk(u_kn: ReducedPotentials, n_k: Counts, temperature_K: float) -> DataFram
     table = pd.DataFrame(u_kn.T, index=index, columns=np.arange(len(n_k)))
     table.attrs = {"temperature": temperature_K, "energy_unit": "kT"}
     return table
+
+
+def _is_temperature(number: object) -> bool:
+    return isinstance(number, Real) and 0 < float(number) < np.inf
