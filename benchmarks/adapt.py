@@ -20,10 +20,10 @@ from likelihood import machine
 from openmm import app, unit
 from openmmtools.states import ThermodynamicState
 
+from openmm_tbg.adaptation import AdaptationSettings, adapt
 from openmm_tbg.generator import BoltzmannGenerator
 from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.reference import alanine_dipeptide
-from openmm_tbg.training import AdaptationSettings, adapt
 
 TARGETS = {
     "hot": (("amber99sbildn.xml", "amber99_obc.xml"), 400.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,13 @@ class Citation:
         """
         of = self.fields
         where = " ".join(
-            of[name] for name in ("journal", "booktitle", "publisher", "volume") if name in of
+            of[name] for name in ("journal", "booktitle", "howpublished", "volume") if name in of
         )
-        parts = [where, of.get("pages"), of.get("year")]
+        parts = [where, of.get("pages"), of.get("year"), of.get("note")]
         parts += [f"{of['archiveprefix']}:{of['eprint']}" if "eprint" in of else None]
         parts += [f"doi:{of['doi']}" if "doi" in of else None]
         sentence = f"{of['author']}: {of['title']}. {', '.join(part for part in parts if part)}"
-        for mark, plain in (("{\\'e}", "é"), ("{", ""), ("}", ""), ("--", "-")):
+        for mark, plain in (("{\\'e}", "é"), ("{", ""), ("}", ""), ("--", "-"), ("\\_", "_")):
             sentence = sentence.replace(mark, plain)
         return sentence
 
@@ -63,6 +64,16 @@ CITATIONS = (
             "year": "2024",
             "eprint": "2406.14426",
             "archiveprefix": "arXiv",
+        },
+    ),
+    Citation(
+        "openmm_tbg",
+        "this library",
+        "misc",
+        {
+            "author": "{the openmm\\_tbg developers}",
+            "title": "openmm\\_tbg",
+            "note": f"Version {version('openmm-tbg')}",
         },
     ),
     Citation(
@@ -86,7 +97,7 @@ CITATIONS = (
         {
             "author": "Chodera, John and others",
             "title": "choderalab/openmmtools",
-            "publisher": "Zenodo",
+            "howpublished": "Zenodo",
             "doi": "10.5281/zenodo.596622",
         },
     ),

@@ -1,14 +1,18 @@
-"""Files that are seen whole or not at all, and last once they are written."""
+"""Files that are seen whole or not at all, and last once they are written; and digests."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import numpy as np
 
 PARTIAL = ".partial"  # ending of a file that is not whole yet
 
@@ -40,6 +44,29 @@ def write_atomically(path: Path, content: bytes, ending: str = PARTIAL) -> None:
     sync(path.parent)
 
 
+@contextmanager
+def writing(what: str, then: str) -> Iterator[None]:
+    """Let an OSError say what could not be written, why, and what to do.
+
+    Args:
+        what: is written.
+        then: what to do once that is mended, and what is sound meanwhile.
+
+    Raises:
+        OSError: As it came, with the message.
+    """
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{what} cannot be written ({error.strerror}): see that the disk has room and the "
+            f"folder may be written, and {then}",
+        ) from error
+
+
 def sync(path: Path) -> None:
     """Bring the content of a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -66,3 +93,11 @@ def exclusive(path: Path) -> Iterator[None]:
             _log.warning("another process writes %s: waiting until it ends", path.parent)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def digest_of(description: object, columns: Iterable[np.ndarray]) -> bytes:
+    """The sha256 of plain values and of the arrays that belong to them, 32 bytes."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for column in columns:
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.digest()

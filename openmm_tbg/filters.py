@@ -6,14 +6,17 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import rustworkx as rx
 from jaxtyping import Bool
-from rdkit import Chem
 
 from .arrays import Cause, Causes, Mask, Positions
 from .molecule import Molecule
+
+if TYPE_CHECKING:
+    import rustworkx as rx
 
 # Two atoms are bonded up to this multiple of the sum of their covalent radii. The extremes seen in
 # molecular dynamics: bonds 1.17 (80,000 frames of alanine dipeptide at 300 K), other pairs 1.34
@@ -27,6 +30,15 @@ VF2_CALL_LIMIT = 10_000
 
 PAIRS_AT_ONCE = 2**16  # distances that fit into a processor's cache
 
+# Elements 1 to 96, in angstrom: Cordero et al. 2008 (doi:10.1039/b801115j), as RDKit has them.
+COVALENT_RADII = (
+    0.31, 0.28, 1.28, 0.96, 0.84, 0.76, 0.71, 0.66, 0.57, 0.58, 1.66, 1.41, 1.21, 1.11, 1.07, 1.05,
+    1.02, 1.06, 2.03, 1.76, 1.70, 1.60, 1.52, 1.39, 1.39, 1.32, 1.26, 1.24, 1.32, 1.22, 1.22, 1.20,
+    1.19, 1.20, 1.20, 1.16, 2.20, 1.95, 1.90, 1.75, 1.64, 1.54, 1.47, 1.46, 1.42, 1.39, 1.45, 1.44,
+    1.42, 1.39, 1.39, 1.38, 1.39, 1.40, 2.44, 2.15, 2.07, 2.04, 2.03, 2.01, 1.99, 1.98, 1.98, 1.96,
+    1.94, 1.92, 1.92, 1.89, 1.90, 1.87, 1.87, 1.75, 1.70, 1.62, 1.51, 1.44, 1.41, 1.36, 1.36, 1.32,
+    1.45, 1.46, 1.48, 1.40, 1.50, 1.50, 2.60, 2.20, 2.15, 2.06, 2.00, 1.96, 1.90, 1.87, 1.80, 1.69,
+)  # fmt: skip
 NM_PER_ANGSTROM = 0.1
 
 
@@ -76,11 +88,8 @@ class BondGraph:
         self._pairs = list(zip(self._first.tolist(), self._second.tolist(), strict=True))
         bonds = set(molecule.bonds)
         self._expected = np.array([pair in bonds for pair in self._pairs])
-        self._graph = self._labelled_graph(self._expected)
-
-        table = Chem.GetPeriodicTable()
         radii = NM_PER_ANGSTROM * np.array(
-            [table.GetRcovalent(number) for number in molecule.atomic_numbers]
+            [COVALENT_RADII[number - 1] for number in molecule.atomic_numbers]
         )
         self._squared_cutoffs = (BOND_STRETCH * (radii[self._first] + radii[self._second])) ** 2
 
@@ -108,6 +117,10 @@ class BondGraph:
 
     def _order(self, bonded: Bool[np.ndarray, " pairs"]) -> list[int] | None:
         """The atom of the frame that stands for each atom of the molecule."""
+        if self._surroundings(bonded) != self._surroundings(self._expected):
+            return None  # no isomorphism keeps the labels
+        import rustworkx as rx
+
         mappings = rx.graph_vf2_mapping(
             self._graph,
             self._labelled_graph(bonded),
@@ -118,7 +131,22 @@ class BondGraph:
         mapping = next(iter(mappings), None)
         return None if mapping is None else [mapping[atom] for atom in range(len(self._labels))]
 
+    def _surroundings(self, bonded: Bool[np.ndarray, " pairs"]) -> list[tuple[int, list[int]]]:
+        """The label of each atom and those that it is bonded to, in an order of their own."""
+        around: list[list[int]] = [[] for _ in self._labels]
+        for pair in np.flatnonzero(bonded):
+            i, j = self._pairs[pair]
+            around[i].append(self._labels[j])
+            around[j].append(self._labels[i])
+        return sorted(zip(self._labels, map(sorted, around), strict=True))
+
+    @cached_property
+    def _graph(self) -> rx.PyGraph[int | None, None]:
+        return self._labelled_graph(self._expected)
+
     def _labelled_graph(self, bonded: Bool[np.ndarray, " pairs"]) -> rx.PyGraph[int | None, None]:
+        import rustworkx as rx
+
         graph: rx.PyGraph[int | None, None] = rx.PyGraph()
         graph.add_nodes_from(self._labels)
         graph.extend_from_edge_list([self._pairs[pair] for pair in np.flatnonzero(bonded)])

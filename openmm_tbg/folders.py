@@ -1,17 +1,14 @@
-"""Folders that are seen whole or not at all, arrays in them that last, and their digest."""
+"""Folders that are seen whole or not at all, and arrays in them that last."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
@@ -95,11 +92,3 @@ def create_column(
         compressors=None,  # noise does not compress
         chunk_key_encoding={"name": "default", "separator": "."},  # no folder for each chunk
     )
-
-
-def digest_of(description: object, columns: Iterable[np.ndarray]) -> bytes:
-    """The sha256 of plain values and of the arrays that belong to them, 32 bytes."""
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for column in columns:
-        digest.update(np.ascontiguousarray(column).data)
-    return digest.digest()

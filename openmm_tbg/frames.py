@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from .arrays import Scalars
-from .files import PARTIAL, exclusive, write_atomically
+from .files import PARTIAL, exclusive, write_atomically, writing
 
 Vectors = Float32[np.ndarray, "frames atoms 3"]
 Energies = Float32[np.ndarray, " frames"]
@@ -28,6 +28,7 @@ Energies = Float32[np.ndarray, " frames"]
 LONGEST_BOND = 2.0  # in medians; a bond at 300 K stays within 1.3
 MANIFEST = "manifest.json"
 LOCK = "lock"
+THEN = "simulate again; the frames written before are sound"
 
 _log = logging.getLogger(__name__)
 
@@ -92,20 +93,21 @@ class FrameStore:
         Raises:
             FileExistsError: if `path` is there and no store.
             ValueError: if the store there comes from another manifest.
-            OSError: if the disk has no room for all frames.
+            OSError: if the folder cannot be written, or the disk has no room for all frames.
         """
         path = Path(path)
         manifest = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
         leftovers = {LOCK, _partial(Path(MANIFEST)).name}
         if path.exists() and not path.is_dir():
             raise FileExistsError(f"{path} is a file: give the name of a folder for the frames")
-        path.mkdir(parents=True, exist_ok=True)
+        with writing(str(path), THEN):
+            path.mkdir(parents=True, exist_ok=True)
         others = {entry.name for entry in path.iterdir()} - leftovers
         if others and MANIFEST not in others:
             raise FileExistsError(
                 f"{path} holds {sorted(others)[:3]}, but no {MANIFEST}: choose another folder"
             )
-        with exclusive(path / LOCK):
+        with writing(str(path), THEN), exclusive(path / LOCK):
             if not (path / MANIFEST).exists():
                 write_atomically(path / MANIFEST, json.dumps(manifest, indent=1).encode())
             if not (path / "done.npy").exists():
@@ -221,6 +223,11 @@ def _opened(path: Path, name: str, mode: str) -> np.memmap[Any, Any]:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} holds no frames yet: start its simulation again"
+        ) from error
+    except ValueError as error:  # of a file that is cut short
+        raise RuntimeError(
+            f"{path / name}.npy is damaged ({error}): put a copy in its place, or simulate again "
+            "into another folder"
         ) from error
 
 

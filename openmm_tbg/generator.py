@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from openmm.app import Topology
 
 from .arrays import Cause, Positions, Scalars
 from .checkpoint import ModelCard, TrainedModel, file_sha256
@@ -15,8 +15,12 @@ from .flow import ContinuousFlow, LogProbError, Positions64, Rows, Scalars64
 from .models import find_model, registered_models
 from .molecule import Molecule
 from .proposals import LogKeep, Proposals
+from .ranks import own_device
 from .shown import Shown
 from .transferable_model import TransferableModel, is_transferable, sequence_of
+
+if TYPE_CHECKING:
+    from openmm.app import Topology
 
 SEQUENCE_MARK = "#"  # between the file of a model of many molecules and the sequence of one
 
@@ -36,7 +40,8 @@ class BoltzmannGenerator(Shown):
         reference: registered name or absolute path, from which to load the generator again; of a
             model of many molecules with the sequence behind it, as in "dipeptides#KS".
         sha256: digest of the model's file.
-        device: "cpu", or "cuda" and the like.
+        device: "cpu", "cuda", which is that of this process where a launcher started several, or
+            "cuda:1" and the like.
 
     Raises:
         ValueError: if `device` is not there.
@@ -45,12 +50,11 @@ class BoltzmannGenerator(Shown):
     def __init__(
         self, model: TrainedModel, reference: str, sha256: str, device: str = "cpu"
     ) -> None:
-        _require_device(device)
         self.model = model
         self.reference = reference
         self.sha256 = sha256
-        self.device = device
-        self.flow: ContinuousFlow = model.flow(device)
+        self.device = own_device(device)
+        self.flow: ContinuousFlow = model.flow(self.device)
         self._filter = TopologyFilter(
             model.molecule,
             model.encoding.labels,
@@ -74,7 +78,7 @@ class BoltzmannGenerator(Shown):
         Args:
             name: of a registered model.
             topology: the molecule.
-            device: "cpu", or "cuda" and the like.
+            device: "cpu", or "cuda" and the like, as above.
             sequence: one-letter codes of a dipeptide, if the model is one of many molecules.
 
         Raises:
@@ -263,8 +267,7 @@ def load_generator(reference: str, sha256: str) -> BoltzmannGenerator:
 
     Raises:
         ValueError: if the file of the registered model is missing or altered.
-        RuntimeError: if `reference` names no registered model, the file is not there, or it is not
-            the one of the stored run.
+        RuntimeError: if no file is known or there, or it is not the one of the stored run.
     """
     name, sequence = split_reference(reference)
     if not Path(name).is_absolute() and name not in registered_models():
@@ -288,11 +291,3 @@ def _load_model(path: Path, sequence: str | None) -> TrainedModel:
     if sequence is None:
         return TrainedModel.load(path)
     return TransferableModel.load(path).for_sequence(sequence)
-
-
-def _require_device(device: str) -> None:
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"device is {device!r}, but torch finds no CUDA device: use device='cpu', or install "
-            "a CUDA build of torch and check the driver with nvidia-smi"
-        )

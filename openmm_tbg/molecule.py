@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rustworkx as rx
 from jaxtyping import Int
-from openmm.app import Element, Topology
-from rdkit import Chem
+from scipy import sparse
+from scipy.sparse import csgraph
 
-from .arrays import Frame, Mask, Positions, Scalars
+from .arrays import Frame
+from .stereochemistry import Bonds, Stereocentre, canonical_ranks, neighbours_of, stereocentres_of
 
-Bonds = tuple[tuple[int, int], ...]
-
-SMALLEST_VOLUME_NM3 = 1e-4  # a tetrahedral carbon spans twenty times as much
-
-
-@dataclass(frozen=True)
-class Stereocentre:
-    r"""An atom whose four neighbours all differ, so that it has a hand.
-
-    The hand is the sign of the volume that three of the neighbours span from the centre,
-
-    $$ V = \det(x_a - x_c,\; x_b - x_c,\; x_d - x_c) . $$
-
-    Attributes:
-        centre: index $c$.
-        neighbours: indices $a, b, d$ by falling canonical rank, so that a symmetry of the molecule
-            that maps one centre onto another maps their volumes, too.
-        sign: of $V$ in the reference, +1 or -1.
-    """
-
-    centre: int
-    neighbours: tuple[int, int, int]
-    sign: int
-
-    def inverted(self, positions_nm: Positions) -> Mask:
-        """Whether the centre has the other hand than in the reference, for each frame (nm)."""
-        return self.sign * _signed_volumes(positions_nm, self.centre, self.neighbours) <= 0
+if TYPE_CHECKING:
+    from openmm.app import Topology
 
 
 @dataclass(frozen=True)
@@ -80,6 +54,7 @@ class Molecule:
                 that has another number of atoms, is not finite, or is flat at a stereocentre.
 
         Example:
+            >>> from openmm.app import Element, Topology
             >>> topology = Topology()
             >>> residue = topology.addResidue("CHX", topology.addChain())
             >>> carbon, *ligands = [
@@ -110,7 +85,7 @@ class Molecule:
             residue_names=tuple(atom.residue.name for atom in atoms),
             residue_indices=tuple(atom.residue.index for atom in atoms),
             bonds=bonds,
-            stereocentres=_stereocentres(atomic_numbers, bonds, reference_positions_nm),
+            stereocentres=stereocentres_of(atomic_numbers, bonds, reference_positions_nm),
         )
 
     @property
@@ -120,16 +95,17 @@ class Molecule:
 
     def neighbours(self, atom: int) -> tuple[int, ...]:
         """Indices of the atoms bonded to `atom`, rising."""
-        return _neighbours(self.bonds, atom)
+        return neighbours_of(self.bonds, atom)
 
     def canonical_ranks(self) -> tuple[int, ...]:
         """A number that goes with each atom, equal where RDKit cannot tell two apart."""
-        return _canonical_ranks(self.atomic_numbers, self.bonds)
+        return canonical_ranks(self.atomic_numbers, self.bonds)
 
     def topological_distances(self) -> Int[np.ndarray, "atoms atoms"]:
         """Number of bonds on the shortest way between each two atoms."""
         graph = _graph(self.n_atoms, self.bonds)
-        return rx.distance_matrix(graph).astype(np.int64)
+        distances: Int[np.ndarray, "atoms atoms"] = csgraph.shortest_path(graph).astype(np.int64)
+        return distances
 
     def require_hand(self, positions_nm: Frame) -> None:
         """Check that a structure has the molecule's hand at each stereocentre.
@@ -160,6 +136,8 @@ class Molecule:
         Raises:
             ValueError: naming the first atom or bond that differs.
         """
+        from openmm.app import Element
+
         hydrogens = self.atomic_numbers.count(1)
         remedy = (
             "reorder the atoms, or choose a model of this molecule (match_dipeptide tells what "
@@ -217,15 +195,11 @@ def _bonds(topology: Topology) -> Bonds:
     return tuple(sorted({(min(pair), max(pair)) for pair in pairs}))
 
 
-def _neighbours(bonds: Bonds, atom: int) -> tuple[int, ...]:
-    return tuple(sorted(i + j - atom for i, j in bonds if atom in (i, j)))
-
-
-def _graph(n_atoms: int, bonds: Bonds) -> rx.PyGraph[None, None]:
-    graph: rx.PyGraph[None, None] = rx.PyGraph()
-    graph.add_nodes_from([None] * n_atoms)
-    graph.extend_from_edge_list(list(bonds))
-    return graph
+def _graph(n_atoms: int, bonds: Bonds) -> sparse.csr_array:
+    """The adjacency matrix."""
+    first, second = np.array(bonds).T
+    ends = np.concatenate([first, second]), np.concatenate([second, first])
+    return sparse.csr_array((np.ones(2 * len(bonds)), ends), shape=(n_atoms, n_atoms))
 
 
 def _require_connected(n_atoms: int, bonds: Bonds) -> None:
@@ -234,11 +208,11 @@ def _require_connected(n_atoms: int, bonds: Bonds) -> None:
             "topology: no bonds; read it from a file that has them, or call "
             "topology.createStandardBonds()"
         )
-    fragments = rx.connected_components(_graph(n_atoms, bonds))
-    if len(fragments) > 1:
-        outside = next(atom for atom in range(n_atoms) if atom not in fragments[0])
+    n_fragments, fragments = csgraph.connected_components(_graph(n_atoms, bonds))
+    if n_fragments > 1:
+        outside = int(np.flatnonzero(fragments != fragments[0])[0])
         raise ValueError(
-            f"topology: {len(fragments)} fragments with no bond between them (atom {outside} is "
+            f"topology: {n_fragments} fragments with no bond between them (atom {outside} is "
             "not in the first); give one molecule, without solvent or ions, and all its bonds"
         )
 
@@ -251,49 +225,3 @@ def _require_reference(n_atoms: int, reference_positions_nm: Frame) -> None:
         )
     if not np.isfinite(reference_positions_nm).all():
         raise ValueError("reference_positions_nm: not finite; give a sound structure, in nm")
-
-
-def _stereocentres(
-    atomic_numbers: Sequence[int], bonds: Bonds, reference_positions_nm: Frame
-) -> tuple[Stereocentre, ...]:
-    ranks = _canonical_ranks(atomic_numbers, bonds)
-    found = []
-    for centre in range(len(atomic_numbers)):
-        neighbours = sorted(_neighbours(bonds, centre), key=ranks.__getitem__, reverse=True)
-        if len(neighbours) != 4 or len({ranks[atom] for atom in neighbours}) < 4:
-            continue
-        spanning = neighbours[0], neighbours[1], neighbours[2]
-        volume = _signed_volumes(reference_positions_nm[None], centre, spanning)[0]
-        if abs(volume) < SMALLEST_VOLUME_NM3:
-            raise ValueError(
-                f"reference_positions_nm: flat at stereocentre {centre} (V = {volume:.1e} nm^3); "
-                "give a three-dimensional structure, in nm"
-            )
-        found.append(Stereocentre(centre, spanning, 1 if volume > 0 else -1))
-    return tuple(found)
-
-
-def skeleton(atomic_numbers: Sequence[int], bonds: Bonds) -> Chem.RWMol:
-    """Elements and bonds for RDKit, each bond as a single one."""
-    mol = Chem.RWMol()
-    for number in atomic_numbers:
-        atom = Chem.Atom(number)
-        atom.SetNoImplicit(True)
-        mol.AddAtom(atom)
-    for i, j in bonds:
-        mol.AddBond(i, j, Chem.BondType.SINGLE)
-    return mol
-
-
-def _canonical_ranks(atomic_numbers: Sequence[int], bonds: Bonds) -> tuple[int, ...]:
-    mol = skeleton(atomic_numbers, bonds)
-    mol.UpdatePropertyCache(strict=False)
-    return tuple(Chem.CanonicalRankAtoms(mol, breakTies=False))
-
-
-def _signed_volumes(
-    positions_nm: Positions, centre: int, neighbours: tuple[int, int, int]
-) -> Scalars:
-    arms = positions_nm[:, neighbours] - positions_nm[:, [centre]]
-    volumes: Scalars = np.linalg.det(arms)
-    return volumes

@@ -52,6 +52,17 @@ def require_supported(system: openmm.System, n_atoms: int) -> None:
         raise ValueError("the System is periodic: create it with nonbondedMethod=NoCutoff")
 
 
+def energy_platform(system: openmm.System) -> tuple[openmm.Platform, dict[str, str]]:
+    """The platform, with its properties, that is fastest for energies of small molecules on a core.
+
+    It is the CPU platform on one thread for a CustomGBForce, which Reference is slow at, and else
+    Reference.
+    """
+    has_custom_gb = any(isinstance(force, openmm.CustomGBForce) for force in system.getForces())
+    name, properties = ("CPU", {"Threads": "1"}) if has_custom_gb else ("Reference", {})
+    return openmm.Platform.getPlatformByName(name), properties
+
+
 class ReducedPotential:
     """Reduced potentials u(x) in kT, the negative log of the target density up to a constant.
 
@@ -72,6 +83,17 @@ class ReducedPotential:
         >>> ReducedPotential(state, context)(np.array([[[0.0, 0.0, 0.0]], [[np.nan, 0.0, 0.0]]]))
         array([ 0., nan])
     """
+
+    @classmethod
+    def from_state(cls, thermodynamic_state: ThermodynamicState) -> ReducedPotential:
+        """The same in a Context of its own, on the platform of `energy_platform`.
+
+        Args:
+            thermodynamic_state: Temperature and System of the target.
+        """
+        integrator = openmm.VerletIntegrator(0.001)
+        platform = energy_platform(thermodynamic_state.system)
+        return cls(thermodynamic_state, thermodynamic_state.create_context(integrator, *platform))
 
     def __init__(self, thermodynamic_state: ThermodynamicState, context: openmm.Context) -> None:
         if not unit.is_quantity(thermodynamic_state.temperature):

@@ -7,6 +7,22 @@ import sys
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LOG_LINES = 30.0
+LINE = "{desc}{unit} {n_fmt}/{total_fmt}, {elapsed} elapsed, {remaining} left"
+
+
+class _Lines(tqdm):  # type: ignore[misc]
+    """What a log file gets: whole lines, of which nothing is written over."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Write a line, unless tqdm wants to clear the last one."""
+        if line := str(self) if msg is None else msg:
+            print(line, file=self.fp, flush=True)
+
+    def close(self) -> None:
+        """Say where it ends."""
+        if not self.disable and self.n != self.last_print_n:
+            self.display()
+        super().close()
 
 
 def progress_bar(
@@ -21,13 +37,8 @@ def progress_bar(
         done: Units that were done earlier.
         row: Row of the terminal, where several processes share it.
     """
-    on_terminal = sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        unit=unit,
-        desc=name,
-        initial=done,
-        position=row if on_terminal else None,
-        leave=not on_terminal,
-        mininterval=0.1 if on_terminal else SECONDS_BETWEEN_LOG_LINES,
-    )
+    work = {"total": total, "unit": unit, "initial": done, "leave": False}
+    if sys.stderr.isatty():
+        return tqdm(desc=name, position=row, mininterval=0.1, **work)
+    prefix = f"{name}: " if name else None
+    return _Lines(desc=prefix, mininterval=SECONDS_BETWEEN_LOG_LINES, bar_format=LINE, **work)

@@ -1,4 +1,4 @@
-"""Which of the processes that a launcher started together this one is."""
+"""Which of the processes that a launcher started together this one is, and its GPU."""
 
 from __future__ import annotations
 
@@ -50,11 +50,17 @@ class Rank:
         Raises:
             ValueError: The variables of the launcher contradict each other.
         """
-        for number, size, local in LAUNCHERS.values():
-            if number in os.environ and size in os.environ:
-                rank = os.environ[number]
-                return cls(int(rank), int(os.environ[size]), int(os.environ.get(local, rank)))
-        return cls()
+        said = [
+            (os.environ[number], os.environ[size], os.environ.get(local))
+            for number, size, local in LAUNCHERS.values()
+            if number in os.environ and size in os.environ
+        ]
+        if not said:
+            return cls()
+        number, size, _ = said[0]
+        # srun gives the ranks of MPI too, but its own rank on the machine alone.
+        local = (own for *rank, own in said if rank == [number, size] and own is not None)
+        return cls(int(number), int(size), int(next(local, number)))
 
     def share(self, n: int) -> range:
         """What this process does of n pieces of work: each piece belongs to one rank."""
@@ -67,3 +73,33 @@ class Rank:
 
         n_gpus = torch.cuda.device_count()
         return f"cuda:{self.local % n_gpus}" if n_gpus else "cpu"
+
+
+def own_device(device: str) -> str:
+    """The device that a name means here.
+
+    Args:
+        device: "cpu", "cuda:1" and the like, or "cuda": the GPU of this process where a launcher
+            started several, else the one that is current in torch.
+
+    Raises:
+        ValueError: There is no such GPU.
+    """
+    import torch
+
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"device is {device!r}, but torch finds no CUDA device: use device='cpu', or install "
+            "a CUDA build of torch and check the driver with nvidia-smi"
+        )
+    n_gpus = torch.cuda.device_count()
+    if number and int(number) >= n_gpus:
+        raise ValueError(
+            f"device is {device!r}, but torch finds {n_gpus}, counted from 0: give 'cuda', which "
+            "deals them out to the processes of a launcher"
+        )
+    here = Rank.here()
+    return device if number or here.size == 1 else here.device

@@ -48,6 +48,9 @@ class MCMCRun:
     A checkpoint holds the move in YAML, as openmmtools does, which can run code when the chain goes
     on: do that in folders you trust. Reading a folder runs nothing.
 
+    Beside the trajectory and its records the folder holds `system.xml`, the System, and digests of
+    the model, so that the chain can be read, and the System used, without the model.
+
     Args:
         path: The folder, new or of the same run.
         thermodynamic_state: The target; constraints and periodic boxes are refused.
@@ -99,17 +102,18 @@ class MCMCRun:
             )
         system = thermodynamic_state.get_system(remove_thermostat=True)
         require_supported(system, topology.getNumAtoms())
+        system_xml = openmm.XmlSerializer.serialize(system)
         state = utils.serialize(move)
         manifest = {
             "topology": topology_manifest(topology),
-            "system_sha256": sha256(openmm.XmlSerializer.serialize(system).encode()).hexdigest(),
+            "system_sha256": sha256(system_xml.encode()).hexdigest(),
             "temperature_K": float(thermodynamic_state.temperature.value_in_unit(unit.kelvin)),
             "seed": int(seed),
             "block_size": int(block_size),
             "move": _settings(state),
             "versions": {name: version(name) for name in PACKAGES},
         }
-        self._store = RunStore.create(path, manifest)
+        self._store = RunStore.create(path, manifest, system_xml)
         self._thermodynamic_state = copy.deepcopy(thermodynamic_state)
         self._start = copy.deepcopy(sampler_state), yaml.dump(state)
         self.sampler_state, self.move = self._last_block()

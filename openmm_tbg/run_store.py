@@ -5,14 +5,14 @@ float64 so that the last row of a block is where the chain goes on, `u` and `log
 and `counts` (iterations, `COUNTS`); and `blocks/000000.json`, with what else it takes to go on and
 the digest of all. A block counts once this file is there, which is written when the rest is on the
 disk, so a process may be killed, or lose its power, at any instant. The attributes of the folder
-say of what the chain is.
+say of what the chain is; `system.xml` is the System, as OpenMM writes it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
-from .files import exclusive, write_atomically
-from .folders import LastingStore, create_column, digest_of, make_whole
+from .files import PARTIAL, digest_of, exclusive, write_atomically, writing
+from .folders import LastingStore, create_column, make_whole
 from .run_record import COUNTS, RunRecord
 
 COLUMNS = ("positions_nm", "u", "log_q", "counts")
@@ -61,12 +61,13 @@ class RunStore:
         self.manifest: dict[str, Any] = zarr.open_group(self.path, mode="r").attrs.asdict()
 
     @classmethod
-    def create(cls, path: Path, manifest: dict[str, Any]) -> RunStore:
+    def create(cls, path: Path, manifest: dict[str, Any], system_xml: str) -> RunStore:
         """Make a folder, or open the one that the same manifest has made.
 
         Args:
             path: The folder; one that is there already is empty or a run.
             manifest: Of what the chain is; `block_size` and `topology` shape the arrays.
+            system_xml: The System, of which the manifest holds the digest.
 
         Raises:
             ValueError: The run there is of something else.
@@ -77,7 +78,7 @@ class RunStore:
         manifest = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
         if not _is_run(path):
             with _explained(path):
-                make_whole(path, partial(_allocate, manifest), _is_run, "run")
+                make_whole(path, partial(_allocate, manifest, system_xml), _is_run, "run")
         store = cls(path)
         store._require_same(manifest)
         return store
@@ -99,6 +100,8 @@ class RunStore:
         with _explained(self.path):
             lock.touch()
         with exclusive(lock):
+            for leftover in self.path.rglob(f"*{PARTIAL}"):  # of a process that was killed
+                leftover.unlink()
             yield
 
     def write(self, number: int, rows: RunRecord, checkpoint: Checkpoint) -> None:
@@ -212,9 +215,10 @@ def _is_run(path: Path) -> bool:
     return (path / COLUMNS[-1] / "zarr.json").exists() and (path / "blocks").is_dir()
 
 
-def _allocate(manifest: dict[str, Any], path: Path) -> None:
+def _allocate(manifest: dict[str, Any], system_xml: str, path: Path) -> None:
     """Arrays without rows."""
     group = zarr.create_group(path, attributes=manifest)
+    (path / "system.xml").write_text(system_xml)
     (path / "blocks").mkdir()
     n_atoms = len(manifest["topology"]["atoms"]["name"])
     shapes = ((n_atoms, 3), (), (), (len(COUNTS),))
@@ -223,15 +227,5 @@ def _allocate(manifest: dict[str, Any], path: Path) -> None:
         create_column(group, name, row, manifest["block_size"], dtype)
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{path} cannot be written ({error.strerror}): see that the disk has room and the "
-            "folder may be written, and run again; the blocks written before are sound",
-        ) from error
+def _explained(path: Path) -> AbstractContextManager[None]:
+    return writing(str(path), "run again; the blocks written before are sound")

@@ -4,7 +4,7 @@ A folder holds arrays of full size, batch after batch: `positions_nm` (rows, ato
 `cause` (rows,), and `sha256` (batches, 32), the digest of each finished batch. A chunk of an array
 is a batch, renamed into place when it is whole, and the digest comes last: a batch counts once it
 is there. Each is on the disk before the next is written. So processes need no locks, and may be
-killed, or lose their power, at any instant.
+killed, or lose their power, at any instant; what they may leave ends in .partial and is never read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import numpy as np
 import zarr
 
 from .arrays import Mask
-from .folders import LastingStore, create_column, digest_of, make_whole
+from .files import digest_of, exclusive, writing
+from .folders import LastingStore, create_column, make_whole
 from .progress import progress_bar
 from .proposals import ProposalGenerator, Proposals
 from .shown import Shown
@@ -80,19 +81,20 @@ class ProposalStore(Shown):
     ) -> ProposalStore:
         """Make a store, or open the one that the same arguments have made; nothing is drawn yet.
 
-        Several processes may call it at the same time.
+        One with fewer batches grows. Several processes may call it at the same time.
 
         Args:
             path: The folder; one that is there already is empty or a store.
             generator: What will draw the proposals.
-            n_batches: Number of batches.
+            n_batches: Number of batches that it has at least.
             batch_size: Proposals in each.
             seed: Origin of all random numbers.
 
         Raises:
             ValueError: A number is out of range, or the store there is of another generator,
-                molecule, size or seed.
+                molecule, batch size or seed.
             FileExistsError: `path` is there and no store.
+            OSError: The folder cannot be made.
         """
         if n_batches < 1 or batch_size < 1 or seed < 0:
             raise ValueError(
@@ -100,14 +102,18 @@ class ProposalStore(Shown):
                 "give at least one batch of at least one proposal, and a seed that is not negative"
             )
         path = Path(path).absolute()
-        drawn = {"n_batches": n_batches, "batch_size": batch_size, "seed": seed}
-        made_from = _identity(generator) | {name: int(value) for name, value in drawn.items()}
+        made_from = _identity(generator) | {"batch_size": int(batch_size), "seed": int(seed)}
         if not _is_store(path):
             versions = {name: version(name) for name in PACKAGES}
             manifest = made_from | {"reference": generator.reference, "versions": versions}
-            make_whole(path, partial(_allocate, manifest), _is_store, "store of proposals")
+            fill = partial(_allocate, manifest, n_batches)
+            with writing(str(path), "create the store again"):
+                make_whole(path, fill, _is_store, "store of proposals")
         store = cls(path)
         store._require_same(made_from)
+        if store.n_batches < n_batches:
+            _grow(path, n_batches)
+            store = cls(path)
         return store
 
     def _facts(self) -> dict[str, object]:
@@ -122,7 +128,7 @@ class ProposalStore(Shown):
     @property
     def n_batches(self) -> int:
         """Number of batches, finished or not."""
-        return int(self.manifest["n_batches"])
+        return int(self._digests.shape[0])
 
     @property
     def batch_size(self) -> int:
@@ -181,18 +187,12 @@ class ProposalStore(Shown):
                 f"batch {number} has {len(batch)} rows, the batches of {self.path} have "
                 f"{self.batch_size}: a proposal that fails a filter has to keep its row"
             )
-        try:
+        then = "fill the store again; the batches written before are sound"
+        with writing(f"batch {number} of {self.path}", then):
             for name, array in zip(COLUMNS, self._columns, strict=True):
                 array[self._rows(number)] = getattr(batch, name)
             digest = self._digest_of(number, batch)
             self._digests[number] = np.frombuffer(digest, dtype=np.uint8)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"batch {number} cannot be written to {self.path} ({error.strerror}): see that the "
-                "disk has room and the folder may be written, and fill the store again; the "
-                "batches written before are sound",
-            ) from error
 
     def read(self) -> Proposals:
         """All finished batches in their order, each checked against its digest.
@@ -274,9 +274,9 @@ def _is_store(path: Path) -> bool:
     return (path / "sha256" / "zarr.json").exists()
 
 
-def _allocate(manifest: dict[str, Any], path: Path) -> None:
+def _allocate(manifest: dict[str, Any], n_batches: int, path: Path) -> None:
     """Arrays of full size in which no chunk is written yet."""
-    n_batches, batch_size = manifest["n_batches"], manifest["batch_size"]
+    batch_size = manifest["batch_size"]
     group = zarr.create_group(path, attributes=manifest)
     for name, row, dtype, chunk, unwritten in (
         ("positions_nm", (len(manifest["names"]), 3), "float64", batch_size, np.inf),
@@ -285,3 +285,13 @@ def _allocate(manifest: dict[str, Any], path: Path) -> None:
         ("sha256", (32,), "uint8", 1, 0),
     ):
         create_column(group, name, row, chunk, dtype, n_batches, unwritten)
+
+
+def _grow(path: Path, n_batches: int) -> None:
+    """Longer arrays; a batch counts by its digest, and these come last."""
+    with exclusive(path / "zarr.json"):  # so that none of two makes it shorter again
+        arrays: dict[str, Any] = dict(zarr.open_group(LastingStore(path), mode="r+").arrays())
+        for name in (*COLUMNS, "sha256"):
+            shape = (n_batches * arrays[name].chunks[0], *arrays[name].shape[1:])
+            if shape > arrays[name].shape:
+                arrays[name].resize(shape)

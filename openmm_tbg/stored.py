@@ -86,5 +86,5 @@ class StoredProposals:
         raise RuntimeError(
             f"{self._store.path} is exhausted: this run has used all {n_finished} finished batches "
             f"of {self._store.n_batches}, and a row that is used again would bias the chain. "
-            "Fill the batches that are missing, or draw another store with another seed"
+            "Fill the batches that are missing, or open the store with more of them"
         )

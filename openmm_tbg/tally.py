@@ -11,6 +11,7 @@ import numpy as np
 from .arrays import Cause, Causes, Scalars
 from .metropolis import Chain
 from .verdict import Verdict, doubts_of_chain, doubts_of_proposals
+from .visits import Visits
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class MoveSummary:
         n_steps: Steps of the chain.
         longest_rejection_run: Most steps in a row without acceptance.
         seconds_per_proposal: Wall time of the move for each proposal.
-        n_round_trips: Of the chain between a basin and the rest; None where they are not known.
+        visits: Of the chain to a basin; None where they are not known.
     """
 
     n_proposed: int
@@ -137,7 +138,7 @@ class MoveSummary:
     n_steps: int
     longest_rejection_run: int
     seconds_per_proposal: float
-    n_round_trips: int | None = None
+    visits: Visits | None = None
 
     @property
     def n_effective(self) -> float:
@@ -151,13 +152,17 @@ class MoveSummary:
         if self.n_proposed:
             n_accepted = round(self.acceptance * self.n_steps)
             doubts += doubts_of_chain(
-                self.n_steps, n_accepted, self.longest_rejection_run, self.n_round_trips
+                self.n_steps, n_accepted, self.longest_rejection_run, self.visits
             )
         return Verdict(doubts)
 
     def __str__(self) -> str:
-        n = self.n_round_trips
-        trips = "" if n is None else f"round trips             {n}\n"
+        trips, visits = "", self.visits
+        if visits is not None:
+            trips = (
+                f"round trips             {visits.n_round_trips}, with {visits.share:.1%} of the "
+                f"states at {visits.where}\n"
+            )
         rejected = ", ".join(f"{cause.label} {share:.1%}" for cause, share in self.rejected.items())
         return (
             f"proposals               {self.n_proposed}\n"

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import rustworkx as rx
 from jaxtyping import Float
 
 from .arrays import Frame, Mask, Positions
@@ -75,6 +76,23 @@ def dihedral(
     after = np.cross(axis, fourth - third)
     sine = np.sum(np.cross(before, after) * axis, axis=-1) / np.linalg.norm(axis, axis=-1)
     return np.asarray(np.arctan2(sine, np.sum(before * after, axis=-1)))
+
+
+def can_turn(atoms: Dihedral, bonds: Iterable[tuple[int, int]]) -> bool:
+    """Whether the middle bond of a dihedral lies in no ring, as that of phi does in proline.
+
+    Args:
+        atoms: The four atoms of the dihedral.
+        bonds: Of the molecule.
+
+    Example:
+        >>> chain = [(0, 1), (1, 2), (2, 3)]
+        >>> can_turn((0, 1, 2, 3), chain), can_turn((0, 1, 2, 3), [*chain, (3, 1)])
+        (True, False)
+    """
+    graph: rx.PyGraph[None, None] = rx.PyGraph()
+    graph.extend_from_edge_list(list(bonds))
+    return bool({atoms[1:3], atoms[2:0:-1]} & rx.bridges(graph))
 
 
 def with_dihedral(frame: Frame, atoms: Dihedral, moving: Iterable[int], angle: float) -> Frame:

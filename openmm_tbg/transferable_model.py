@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float32
-from openmm.app import Topology
 from torch import Tensor
 
 from .checkpoint import (
@@ -26,8 +26,10 @@ from .fields.architecture import Architecture, describe, from_description
 from .fields.geometry import ReferenceGeometry
 from .grid import TimeGrid
 from .molecule import Molecule
-from .peptides import assembled, require_sequence, warn_of_first_proline
 from .transferable import ENCODINGS, RESIDUES
+
+if TYPE_CHECKING:
+    from openmm.app import Topology
 
 MOMENTS = "moments."
 ENCODING_KEY = "transferable_encoding"
@@ -81,6 +83,8 @@ class TransferableModel:
         Warns:
             UserWarning: where proline comes first, which no published training set contains.
         """
+        from .peptides import assembled, require_sequence, warn_of_first_proline
+
         require_sequence(sequence)
         if sequence not in self.moments:
             raise ValueError(
@@ -147,6 +151,7 @@ def sequence_of(topology: Topology) -> str:
         ValueError: for a residue that is none of the 20 amino acids.
 
     Example:
+        >>> from openmm_tbg.peptides import assembled
         >>> sequence_of(assembled("KS")[0])
         'KS'
     """

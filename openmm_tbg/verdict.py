@@ -5,8 +5,12 @@ Every threshold of the library stands here:
 - Effective number of samples and accepted steps of a chain: trust with care below 50, do not trust
   below 10. A standard error from n independent samples is itself uncertain by 24 % at 10 and 10 %
   at 50 (JCGM 100:2008, the "GUM", E.4.3 and table E.1).
-- Round trips of a chain between a basin and the rest, the same: each is one independent stay on
-  either side. Where stays last exponentially, the difference of the two free energies has the
+- Effective number of states that the population of a basin rests on, the same: averages over a
+  chain are known no better than this share of its states where the basin counts for them. A chain
+  without a crossing asks for care, since it cannot tell a basin that is empty from one that it does
+  not find.
+- Round trips of a chain between a basin and the rest, the same, for the difference of the two free
+  energies: each is one independent stay on either side. Where stays last exponentially, it has the
   standard error $\sqrt{2 / n}$ kT after n of them, 0.2 kT at 50 and 0.45 kT at 10 (Cox, Renewal
   Theory, 1962, chapter 7).
 - Longest run of rejections in n steps: with care above $n / \sqrt{50}$, not above $n / \sqrt{10}$.
@@ -29,6 +33,7 @@ from enum import StrEnum
 
 from .analysis import effective_sample_size, pareto_k
 from .arrays import Cause, Mask, Scalars
+from .visits import Visits
 
 FEWEST_SAMPLES = 10
 ENOUGH_SAMPLES = 50
@@ -205,13 +210,29 @@ def doubts_of_overlap(weakest_link: float) -> tuple[Doubt, ...]:
 
 
 def doubts_of_round_trips(n: int) -> tuple[Doubt, ...]:
-    """What speaks against populations of a chain, by how often it went to a basin and back."""
+    """What speaks against a free energy from a chain, by how often it went to a basin and back."""
     advice = "run longer, or take a generator that reaches the basin more often"
     return doubts_of_number(n, "round trips between the basin and the rest", advice)
 
 
+def doubts_of_visits(visits: Visits) -> tuple[Doubt, ...]:
+    """What speaks against averages over a chain, by how it went between a basin and the rest.
+
+    Args:
+        visits: To the basin.
+    """
+    if visits.n_crossings == 0:
+        never = "was at" if visits.share == 0 else "left"
+        rest = "leave it out" if visits.share == 0 else "are of it alone"
+        advice = f"averages {rest}; start a chain on the other side to learn whether that counts"
+        return (Doubt(Trust.CARE, f"the chain never {never} {visits.where}", advice),)
+    what = f"effective states for the population of {visits.where}"
+    advice = "run longer, or take a generator that goes there and back more often"
+    return doubts_of_number(visits.n_effective, what, advice)
+
+
 def doubts_of_chain(
-    n_steps: int, n_accepted: int, longest_run: int, n_round_trips: int | None = None
+    n_steps: int, n_accepted: int, longest_run: int, visits: Visits | None = None
 ) -> tuple[Doubt, ...]:
     """What speaks against a chain that changes place by accepted proposals alone.
 
@@ -221,7 +242,7 @@ def doubts_of_chain(
         n_steps: Steps of the chain.
         n_accepted: Steps that changed the state.
         longest_run: Most steps in a row that kept it.
-        n_round_trips: Between a basin and the rest; None where they are not known.
+        visits: To a basin that proposals have to reach; None where there is none.
     """
     advice = "run longer, or take a generator that is accepted more often"
     doubts = doubts_of_number(n_accepted, f"accepted steps of {n_steps}", advice)
@@ -230,7 +251,7 @@ def doubts_of_chain(
             reason = f"{longest_run} steps in a row, of {n_steps}, kept the state"
             doubts = (*doubts, Doubt(trust, reason, advice))
             break
-    return doubts if n_round_trips is None else doubts + doubts_of_round_trips(n_round_trips)
+    return doubts if visits is None else doubts + doubts_of_visits(visits)
 
 
 def doubts_of_proposals(

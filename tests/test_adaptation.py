@@ -20,13 +20,15 @@ from openmmtools.states import SamplerState, ThermodynamicState
 from structures import structure_from_smiles
 from toys import KT
 
+from openmm_tbg.adaptation import AdaptationSettings, adapt
+from openmm_tbg.adaptation_record import Adaptation
 from openmm_tbg.analysis import effective_sample_size
 from openmm_tbg.checkpoint import TrainedModel, file_sha256
 from openmm_tbg.generator import BoltzmannGenerator, load_generator
 from openmm_tbg.move import TBGMove
 from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.store import ProposalStore
-from openmm_tbg.training import Adaptation, AdaptationSettings, Task, adapt
+from openmm_tbg.training import Task
 
 SIGMAS = 4.0
 BOND_WIDTH_NM, ANGLE_WIDTH_RAD = 0.01, 0.08  # the model was trained on wider ones
@@ -143,7 +145,7 @@ def test_it_trains_on_all_proposals_so_far_by_their_tempered_weights(
 
     folder = tmp_path / "ended_before_the_last_round"
     shutil.copytree(folder_of(adapted), folder, ignore=shutil.ignore_patterns("*_2*"))
-    monkeypatch.setattr("openmm_tbg.training.adaptation.Trainer", interrupted)
+    monkeypatch.setattr("openmm_tbg.adaptation.Trainer", interrupted)
     potential = potential_of(state_of())
     with pytest.raises(KeyboardInterrupt):
         adapt(generator, potential, folder, SHORT)
@@ -168,7 +170,7 @@ def test_the_same_call_finds_everything_done(
         raise AssertionError("drawn or trained again")
 
     monkeypatch.setattr(BoltzmannGenerator, "propose", never)
-    monkeypatch.setattr("openmm_tbg.training.adaptation.Trainer", never)
+    monkeypatch.setattr("openmm_tbg.adaptation.Trainer", never)
     again = adapt(generator, potential_of(state_of()), folder_of(adapted), SHORT)
     assert again.models == adapted.models
     json.dumps(again.generator.card.training)

@@ -19,6 +19,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 # A module may import from the layers above its own; a new module has to take its place here.
 LAYERS = (
     ("arrays", "citations", "files", "shown"),
+    ("stereochemistry",),
     ("folders", "frames", "grid", "molecule", "progress", "ranks", "semi_empirical", "torsions"),
     ("encoding",),
     ("transferable",),
@@ -26,7 +27,7 @@ LAYERS = (
     ("divergence",),
     ("fields",),
     ("flow",),
-    ("filters", "potential", "metropolis", "analysis", "reference"),
+    ("filters", "potential", "metropolis", "analysis", "reference", "visits"),
     ("panels", "peptides", "verdict"),
     ("matching", "checkpoint"),
     ("models", "transferable_model"),
@@ -39,6 +40,8 @@ LAYERS = (
     ("run_store",),
     ("run",),
     ("training",),
+    ("adaptation_record",),
+    ("adaptation",),
     ("doctor", "report"),
     ("cli",),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from contextlib import chdir
@@ -38,6 +39,7 @@ from openmm_tbg.free_energy import log_normalising_constant
 from openmm_tbg.grid import TimeGrid
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.peptides import assembled
+from openmm_tbg.potential import energy_platform
 from openmm_tbg.proposals import Proposals
 from openmm_tbg.reference import alanine_dipeptide
 from openmm_tbg.torsions import dihedral
@@ -203,6 +205,53 @@ def test_reweight_is_that_of_the_library(folder: Path) -> None:
     assert found["rows"][0]["value"] == pytest.approx(log_normalising_constant(weights).value)
 
 
+def test_the_next_step_is_more_proposals_until_a_figure_can_be_trusted(folder: Path) -> None:
+    few = [*SAMPLE, "--seed", "3", "--out", "few"]
+    few[few.index("-n") + 1], few[few.index("--batch-size") + 1] = "16", "8"
+    assert run(folder, *few).exit_code == 0
+    answer = run(folder, "reweight", "hooh.pdb", "few", *TARGET)
+    assert "verdict                 do not trust\n" in answer.stdout
+    last = answer.stdout.splitlines()[-1]
+    assert last.startswith("next: openmm-tbg sample hooh.pdb --model ")
+    assert last.endswith("--out few -n 64, which adds to the 16 that are there")
+    line = last.removeprefix("next: openmm-tbg ").partition(", which")[0].split()
+    assert "few: 64 proposals" in run(folder, *line).stdout  # as it stands
+    answer = run(folder, "free-energy", "hooh.pdb", "drawn", *TARGET, *REGION)
+    assert answer.stdout.endswith("next: openmm-tbg report hooh.pdb drawn --out report.html\n")
+    half = ["--angle", "2,0,1,3", "--inside", "0", "1"]
+    answer = run(folder, "free-energy", "hooh.pdb", "few", *TARGET, *half)
+    assert "effective proposals in 0 < 2,0,1,3 < 1 degrees" in answer.stdout + answer.stderr or (
+        "lies in 0 < 2,0,1,3 < 1 degrees" in answer.stderr
+    )
+
+
+def test_what_a_folder_rests_on_is_cited(folder: Path) -> None:
+    """Of proposals and of a chain; the tiny model has a force field that asks for no citation."""
+    line = [*CHAIN, "--out", "cited", "--proposals", "2"]
+    assert run(folder, *line, "--block-size", "2", "--iterations", "2").exit_code == 0
+    for source in ("drawn", "cited"):
+        answer = run(folder, "cite", source)
+        assert answer.exit_code == 0, answer.output
+        assert answer.stdout == run(folder, "cite", "tiny.safetensors").stdout
+    assert "Onufriev2004" in run(folder, "cite", "alanine-dipeptide", "--out", "a.bib").stdout or (
+        "Onufriev2004" in (folder / "a.bib").read_text()
+    )
+
+
+def test_energies_leave_the_settings_of_the_process_alone() -> None:
+    platform = openmm.Platform.getPlatformByName("CPU")
+    before = platform.getPropertyDefaultValue("Threads")
+    molecule = alanine_dipeptide()
+    assert energy_platform(molecule.system)[0].getName() == "Reference"
+    with_custom_gb = app.ForceField("amber14-all.xml", "implicit/obc1.xml")
+    system = with_custom_gb.createSystem(molecule.topology)
+    state = ThermodynamicState(system, 300 * unit.kelvin)
+    context = ReducedPotential.from_state(state)._context
+    assert context.getPlatform().getName() == "CPU"
+    assert context.getPlatform().getPropertyValue(context, "Threads") == "1"
+    assert platform.getPropertyDefaultValue("Threads") == before
+
+
 def test_free_energy_of_proposals_is_the_known_one(folder: Path) -> None:
     line = ["free-energy", "hooh.pdb", "drawn", "--system", "system.xml", *REGION]
     answer = run(folder, *line, "--out", "f.json")  # the temperature is that of the model's card
@@ -245,8 +294,9 @@ def test_chain_goes_on_where_it_stopped_and_its_states_are_counted(
     assert len(positions_nm) == 12
     np.testing.assert_array_equal(positions_nm[:4], first)
     phi = dihedral(positions_nm, H_O_O_H)
-    n_crossings = np.count_nonzero(np.diff((phi > 0) & (phi < 2)))
-    assert f"round trips             {n_crossings // 2}\n" in answer.stdout
+    there = (phi > 0) & (phi < 2)
+    n_trips = np.count_nonzero(np.diff(there)) // 2
+    assert f"round trips             {n_trips}, with {there.mean():.1%} of" in answer.stdout
     again = run(folder, *CHAIN, "--iterations", "12")
     assert again.stdout == answer.stdout
     assert sum(rows_drawn) == 12 * 4  # nothing is left to draw
@@ -462,6 +512,57 @@ def test_report_is_that_of_the_library(folder: Path) -> None:
     assert (folder / "page.html").read_text().endswith("</html>\n")
 
 
+def test_each_rank_draws_a_share_and_says_what_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "sample hooh.pdb --model tiny.safetensors -n 6 --batch-size 2 --out shared".split()  # noqa: SIM905
+    for rank, n_drawn, said in (
+        (1, 2, "not drawn yet           4, the share of other"),
+        (0, 6, ""),
+    ):
+        for name, value in (("RANK", rank), ("WORLD_SIZE", 2), ("LOCAL_RANK", rank)):
+            monkeypatch.setenv(name, str(value))
+        answer = run(folder, *line)
+        assert f"shared: {n_drawn} proposals" in answer.stdout
+        assert ("not drawn yet" in answer.stdout) == bool(said)
+        assert said in answer.stdout
+
+
+def test_slurm_writes_a_script_that_runs_the_command(tmp_path: Path) -> None:
+    """With a srun of the test's own, which tells what it gets."""
+    line = ["--tasks", "3", "--cpus", "2", "sample", "KS", "--out", "its proposals"]
+    script = run(tmp_path, "slurm", *line).stdout
+    assert {"#SBATCH --ntasks=3", "#SBATCH --cpus-per-task=2"} < set(script.splitlines())
+    assert "gpus" not in script
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/bash\nprintf "%s\\n" "$OMP_NUM_THREADS" "$@"\n')
+    srun.chmod(0o755)
+    assert run(tmp_path, "slurm", "--out", "job.sh", *line).exit_code == 0
+    assert (tmp_path / "job.sh").read_text() == script
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    variables = os.environ | {"PATH": path, "SLURM_CPUS_PER_TASK": "2"}
+    command = ["bash", tmp_path / "job.sh"]
+    said = subprocess.run(command, env=variables, check=True, capture_output=True, text=True)
+    threads, *options, program = said.stdout.splitlines()[:4]
+    assert (threads, options) == ("2", ["--cpus-per-task=2", "--kill-on-bad-exit=0"])
+    assert Path(program).name == "openmm-tbg"
+    assert said.stdout.splitlines()[4:] == line[4:]
+
+
+@pytest.mark.parametrize(
+    ("line", "directives"),
+    [
+        ("sample KS --out a --device cuda", ["--ntasks=8", "--gpus-per-task=1"]),
+        ("--time 1-0 mcmc KS --out a", ["--ntasks=1", "--time=1-0"]),
+    ],
+)
+def test_slurm_takes_what_the_command_needs(
+    tmp_path: Path, line: str, directives: list[str]
+) -> None:
+    lines = run(tmp_path, "slurm", *line.split()).stdout.splitlines()
+    assert {f"#SBATCH {directive}" for directive in directives} < set(lines)
+
+
 def test_a_written_configuration_gives_the_same_command(folder: Path) -> None:
     assert run(folder, *SAMPLE, "--write-config", "s.yaml").exit_code == 0
     answer = run(folder, "sample", "--config", "s.yaml")
@@ -472,7 +573,7 @@ def test_a_written_configuration_gives_the_same_command(folder: Path) -> None:
 
 
 WRONG = [
-    ("modls", 2, "No such command 'modls'"),
+    ("modls", 2, "there is no command 'modls'; nearest: models"),
     ("sample", 2, "Missing argument 'MOLECULE'"),
     ("sample KS", 2, "Missing option '--out'"),
     ("sample KS --out d -n 0", 2, "0 is not in the range x>=1"),
@@ -508,8 +609,8 @@ WRONG = [
     ("sample hooh.pdb --out d --model tiny.safetensors --device cuda", 1, "use device='cpu'"),
     ("reweight hooh.pdb", 2, "Missing argument 'PROPOSALS'"),
     ("reweight hooh.pdb gone", 2, "'gone' does not exist"),
-    ("reweight hooh.pdb .", 1, "no store of proposals"),
-    ("reweight alanine-dipeptide drawn", 1, "22 atoms where the molecule has 4"),
+    ("reweight hooh.pdb .", 1, "holds no proposals: give a folder of openmm-tbg sample"),
+    ("reweight alanine-dipeptide drawn", 1, "another molecule than alanine-dipeptide"),
     ("reweight hooh.pdb drawn --temperature 0", 2, "0.0 is not in the range x>0"),
     ("report hooh.pdb drawn", 2, "Missing option '--out'"),
     ("report hooh.pdb drawn --out a.pdf", 2, "ends in one of .html"),
@@ -547,7 +648,7 @@ WRONG = [
     ("evaluate KB --out d", 1, "none of the 20 amino acids"),
     ("evaluate hooh.pdb --out d", 1, "give --model, or train one"),
     ("evaluate hooh.pdb --out d --model tiny.safetensors --system system.xml", 2, "--phi phi: no"),
-    ("evaluate KS KS --out d", 2, "name each MOLECULE once"),
+    ("evaluate KS KS --out d", 1, "'KS' comes twice: name each once"),
     ("evaluate KS AT --out d --system system.xml", 2, "name one MOLECULE"),
     ("evaluate KS AT --out d --frames drawn", 2, "name one MOLECULE"),
     ("evaluate KS --out d --frames drawn --references wrong.yaml", 2, "leave --references out"),
@@ -555,6 +656,13 @@ WRONG = [
     (f"{' '.join(EVALUATE)} --out d --frames drawn", 1, "drawn holds no manifest.json"),
     ("models show gone", 1, "is no registered model"),
     ("cite --out a.txt", 2, "ends in one of .bib"),
+    ("slurm smple KS --out d", 2, "there is no command 'smple' to run"),
+    ("slurm slurm sample KS --out d", 2, "there is no command 'slurm' to run"),
+    ("slurm sample KS --out d -n 0", 2, "0 is not in the range x>=1; see openmm-tbg sample"),
+    ("slurm --tasks 2 mcmc KS --out d", 2, "mcmc runs in one process"),
+    ("slurm --out a.txt sample KS --out d", 2, "ends in one of .sh"),
+    ("cite gone", 1, "'gone' is no registered model"),
+    ("cite .", 1, "holds no run"),
 ]
 
 
@@ -565,6 +673,7 @@ def test_wrong_input_takes_one_line(folder: Path, line: str, code: int, said: st
     *notes, error = answer.stderr.splitlines()
     assert error.startswith("error: ")
     assert all(note.startswith("note: ") for note in notes)
+    assert not (folder / "d.sh").exists()
     assert said in error
     assert not (folder / "d").exists()
 

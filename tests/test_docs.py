@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import bibtexparser
 import numpy as np
 import pytest
 import yaml
+from bibtexparser.middlewares import LatexDecodingMiddleware
 
 import openmm_tbg
+from openmm_tbg.citations import CITATIONS
 from openmm_tbg.metropolis import log_weights
 
 ROOT = Path(__file__).parents[1]
@@ -160,6 +163,64 @@ def test_what_to_cite() -> None:
     paper = citation["preferred-citation"]
     assert [author["family-names"] for author in paper["authors"]] == ["Klein", "Noé"]
     assert (ROOT / "LICENSE").read_text().startswith("MIT License\n")
+    entries = parsed_citations()
+    own = entries["openmm_tbg"]
+    assert own["title"] == citation["title"]
+    assert own["author"] == citation["authors"][0]["name"]
+    assert own["note"] == f"Version {citation['version']}"
+    method = entries["Klein2024"]
+    names = " and ".join(f"{a['family-names']}, {a['given-names']}" for a in paper["authors"])
+    assert method["author"] == names
+    assert (method["title"], method["year"]) == (paper["title"], str(paper["year"]))
+    assert (method["booktitle"], method["volume"]) == (
+        paper["collection-title"],
+        paper["volume-title"],
+    )
+    assert f"arXiv:{method['eprint']}" == paper["identifiers"][0]["value"]
+
+
+def parsed_citations() -> dict[str, dict[str, str]]:
+    """What a parser of BibTeX makes of all that the library cites, LaTeX turned into letters."""
+    text = "\n\n".join(each.bibtex() for each in CITATIONS)
+    library = bibtexparser.parse_string(text, append_middleware=[LatexDecodingMiddleware()])
+    assert library.failed_blocks == []
+    entries = {
+        entry.key: {"": entry.entry_type} | {field.key: field.value for field in entry.fields}
+        for entry in library.entries
+    }
+    assert len(entries) == len(CITATIONS)
+    return {
+        key: {name: value.replace("{", "").replace("}", "") for name, value in fields.items()}
+        for key, fields in entries.items()
+    }
+
+
+# DOI, year, volume and first page, as the publishers have them.
+PUBLISHED = {
+    "Eastman2024": ("10.1021/acs.jpcb.3c06662", "2024", "128", "109"),
+    "openmmtools": ("10.5281/zenodo.596622", None, None, None),
+    "Shirts2008": ("10.1063/1.2978177", "2008", "129", "124105"),
+    "Vehtari2024": (None, "2024", "25", "1"),
+    "LindorffLarsen2010": ("10.1002/prot.22711", "2010", "78", "1950"),
+    "Maier2015": ("10.1021/acs.jctc.5b00255", "2015", "11", "3696"),
+    "Onufriev2004": ("10.1002/prot.20033", "2004", "55", "383"),
+}
+NEEDED = {  # by the styles of BibTeX
+    "article": {"author", "title", "journal", "year"},
+    "inproceedings": {"author", "title", "booktitle", "year"},
+    "misc": {"title"},
+}
+
+
+def test_citations_are_bibtex_and_name_what_was_published() -> None:
+    entries = parsed_citations()
+    assert entries.keys() == {"Klein2024", "openmm_tbg", *PUBLISHED}
+    for entry in entries.values():
+        assert NEEDED[entry[""]] <= entry.keys()
+    for key, (doi, year, volume, page) in PUBLISHED.items():
+        entry = entries[key]
+        assert (entry.get("doi"), entry.get("year"), entry.get("volume")) == (doi, year, volume)
+        assert page is None or re.match(r"\d+", entry["pages"])[0] == page
 
 
 def test_the_proposals_of_the_tutorial_are_those_of_the_evaluation() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,11 @@ def test_a_generator_that_drops_rows_is_refused() -> None:
         draw_scored(Drops(), potential, 10, seed=1, batch=10)
 
 
+def test_a_log_says_of_which_model_the_proposals_are(capsys: pytest.CaptureFixture[str]) -> None:
+    draw_scored(wide(), potential, 10, 1, batch=10)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("toy: proposal 10/10, ")
+
+
 def test_a_folder_changes_nothing_and_is_not_drawn_twice(tmp_path: Path) -> None:
     plain = draw_scored(wide(filter=half_space), potential, 40, seed=1, batch=16)
     for _ in range(2):
@@ -237,6 +243,22 @@ def test_a_folder_of_other_arrays_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "mine.npy", np.zeros(1))
     with pytest.raises(FileExistsError, match=r"holds arrays, but no manifest\.json"):
         draw_scored(wide(), potential, 10, 1, tmp_path)
+
+
+def test_a_full_and_a_read_only_disk(small_disk: Path) -> None:
+    def draw(n: int, name: str = "drawn") -> ScoredProposals:
+        return draw_scored(wide(), potential, n, 1, small_disk / name, batch=10)
+
+    with pytest.raises(OSError, match=r"batch \d+ of .*drawn cannot .*No space .*draw again; the"):
+        draw(1000)
+    n_drawn = 10 * len(list((small_disk / "drawn").glob("*.npz")))
+    assert 0 < n_drawn < 1000
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for name in ("drawn", "new"):
+        with pytest.raises(OSError, match=rf"{name} cannot be written \(Read-only file system\)"):
+            draw(1000, name)
+    subprocess.run(["mount", "-o", "remount,rw,size=4m", small_disk], check=True)
+    assert_same(draw(1000), draw_scored(wide(), potential, 1000, 1, batch=10))
 
 
 @pytest.mark.parametrize("length", [0, 10, 100, -1])

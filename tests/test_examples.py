@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import openmm
 import pytest
+import yaml
 from openmm import unit
 from openmmtools.states import ThermodynamicState
 from structures import Alanine
@@ -187,6 +189,20 @@ def test_alanine_replica_exchange(tmp_path: Path) -> None:
         assert row["n_iterations"] * row["n_steps"] * len(row["temperatures_K"]) == 4000
         assert row["seconds_of_drawing"] == drawn * record["seconds_a_proposal"]
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ranks_script(tmp_path: Path) -> None:
+    """With a srun of the test's own: the command understands what it gets, and draws nothing."""
+    (tmp_path / "srun").write_text('#!/bin/bash\nexec "${@:3}" --write-config "$STORE.yaml"\n')
+    (tmp_path / "srun").chmod(0o755)
+    here = f"{tmp_path}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    store = str(tmp_path / "store")
+    variables = os.environ | {"PATH": here, "STORE": store, "SLURM_CPUS_PER_TASK": "1"}
+    script = EXAMPLES / "slurm" / "ranks.sh"
+    subprocess.run(["bash", script, "--proposals", "7"], env=variables, check=True)
+    given = yaml.safe_load(Path(f"{store}.yaml").read_text())
+    assert given["command"] == "sample"
+    assert (given["out"], given["proposals"], given["device"]) == (store, 7, "cuda")
 
 
 DASK_POOL = """

@@ -17,6 +17,7 @@ from openmm_tbg.free_energy import (
     average,
     bennett,
     bennett_difference,
+    forward_and_reverse,
     free_energy_between,
     free_energy_difference,
     free_energy_difference_of_chain,
@@ -24,13 +25,13 @@ from openmm_tbg.free_energy import (
     independent_rows,
     log_normalising_constant,
     multistate,
-    round_trips,
     u_nk,
 )
 from openmm_tbg.free_energy import states as states_module
 from openmm_tbg.free_energy.estimated import require_length
 from openmm_tbg.free_energy.tail import log_mean_error, pareto_tail
 from openmm_tbg.verdict import Trust
+from openmm_tbg.visits import Visits
 
 INF = np.inf
 WIDTH = 1.4  # of the flow, where the target's is 1
@@ -439,7 +440,25 @@ def test_a_chain_is_thinned_to_what_is_independent() -> None:
     ("states", "expected"), [("1", 0), ("0111", 0), ("01100", 1), ("10101", 2)]
 )
 def test_round_trips_are_pairs_of_crossings(states: str, expected: int) -> None:
-    assert round_trips(np.array([each == "1" for each in states])) == expected
+    assert Visits.of(np.array([each == "1" for each in states]), "").n_round_trips == expected
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_the_effective_states_of_a_share_are_those_of_its_error(share: float) -> None:
+    """Chains of two states that change at rates whose share is known."""
+    rng, leaving, n = np.random.default_rng(3), 0.05, 2500
+    stays = 1 / np.array([leaving, leaving * share / (1 - share)])
+    found = []
+    for _ in range(200):
+        lengths = rng.exponential(size=(2, n)) * stays[:, np.newaxis]
+        ends = np.cumsum(lengths.T.ravel())
+        found.append(Visits.of(np.searchsorted(ends, np.arange(0, 40_000, 1.0)) % 2 == 0, ""))
+    shares = np.array([each.share for each in found])
+    assert shares.mean() == pytest.approx(share, abs=4 * shares.std() / math.sqrt(200))
+    effective = share * (1 - share) / shares.var(ddof=1)
+    spread = math.sqrt(2 / 199)
+    expected = np.mean([each.n_effective for each in found])
+    assert effective == pytest.approx(expected, rel=4 * spread)
 
 
 def test_a_chain_of_few_crossings_is_doubted_and_one_without_refused() -> None:
@@ -589,3 +608,23 @@ def test_two_samples_give_no_figure_to_be_trusted() -> None:
         free_energy_difference_of_chain(sides),
     ):
         assert found.verdict.trust == Trust.NO
+
+
+def test_convergence_repeats_the_estimate_from_both_ends() -> None:
+    log_weights = np.random.default_rng(5).normal(size=47)
+    log_weights[:10] = -INF  # the first part tells nothing
+
+    def estimate(rows: slice) -> Estimated:
+        return log_normalising_constant(log_weights[rows])
+
+    found = forward_and_reverse(estimate, 47, n_parts=5)
+    assert found.n.tolist() == [9, 18, 28, 37, 47]
+    assert np.isnan([found.forward[0], found.forward_error[0]]).all()
+    for part, n in enumerate(found.n):
+        last = estimate(slice(47 - n, None))
+        assert (found.reverse[part], found.reverse_error[part]) == (last.value, last.error)
+    for part, n in enumerate(found.n[1:], start=1):
+        first = estimate(slice(0, n))
+        assert (found.forward[part], found.forward_error[part]) == (first.value, first.error)
+    with pytest.raises(ValueError, match="at least one sample for each part"):
+        forward_and_reverse(estimate, 4, n_parts=5)

@@ -255,6 +255,27 @@ def test_a_missing_gpu_is_said(device: str, path: Path, chiral: Structure) -> No
         BoltzmannGenerator.from_checkpoint(path, chiral.topology, device)
 
 
+def test_a_generator_takes_the_gpu_of_its_process(
+    path: Path, chiral: Structure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of a restored move, without a GPU: where its weights go is looked at."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    devices: list[str] = []
+    flow = TrainedModel.flow
+
+    def on_cpu(model: TrainedModel, device: str) -> ContinuousFlow:
+        devices.append(device)
+        return flow(model, "cpu")
+
+    monkeypatch.setattr(TrainedModel, "flow", on_cpu)
+    asked = BoltzmannGenerator.from_checkpoint(path, chiral.topology, "cuda")
+    restored = load_generator(asked.reference, asked.sha256)
+    assert devices == [asked.device, restored.device] == ["cuda:1", "cuda:1"]
+
+
 # The generator of a stored run.
 
 

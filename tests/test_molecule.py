@@ -12,7 +12,8 @@ from openmm.app import Element, Topology
 from rdkit import Chem
 from structures import Alanine, Structure, structure_from_smiles, structure_of
 
-from openmm_tbg.molecule import Molecule, Stereocentre
+from openmm_tbg.molecule import Molecule
+from openmm_tbg.stereochemistry import Stereocentre
 
 THREONINE = "CC(=O)N[C@@H]([C@@H](C)O)C(=O)NC"
 

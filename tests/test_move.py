@@ -40,7 +40,7 @@ from oracles import (
     sampler_state,
 )
 
-from openmm_tbg.arrays import Cause, Positions
+from openmm_tbg.arrays import Cause, Frame, Positions
 from openmm_tbg.metropolis import KERNELS
 from openmm_tbg.move import TBGMove, register_generator
 from openmm_tbg.potential import ReducedPotential
@@ -124,6 +124,59 @@ def test_a_shifted_narrower_q_gives_the_right_law(
     move = TBGMove(shifted_and_narrow(), n_proposals=4, kernel=kernel, seed=3)
     assert_harmonic(trajectory(move, state, cache, 600))
     assert 0.3 < move.summary().effective_sample_size < 0.9
+
+
+def assert_ladder_is_harmonic(cache: ContextCache) -> None:
+    """Copies of one move at two temperatures, in one Context, with exchanges between them."""
+    rng, kT = np.random.default_rng(0), np.array([1.0, 1.5])
+    states = [ThermodynamicState(harmonic_system(), T * oracles.TEMPERATURE) for T in kT]
+    move = TBGMove(GaussianGenerator(width_nm=1.15 * WIDTH_NM), n_proposals=2, seed=20)
+    moves, replicas = [copy.deepcopy(move) for _ in kT], [sampler_state() for _ in kT]
+    u, n_exchanges = np.empty((1200, len(kT))), 0
+    for row in u:
+        for step in zip(moves, states, replicas, strict=True):
+            step[0].apply(*step[1:], context_cache=cache)
+        energies = []
+        for replica in replicas:
+            centred = positions_nm(replica) - positions_nm(replica).mean(axis=0)
+            energies.append(np.square(centred - FRAME).sum() / (2 * WIDTH_NM**2))
+        if np.log(rng.random()) < np.diff(1 / kT)[0] * np.diff(energies)[0]:
+            replicas.reverse()
+            energies.reverse()
+            n_exchanges += 1
+        row[:] = energies / kT
+    assert n_exchanges > 250
+    for at_one_temperature in u.T:
+        assert_mean(at_one_temperature, DIMENSIONS / 2)
+
+
+def test_each_rung_of_a_ladder_has_its_law(cache: ContextCache) -> None:
+    assert_ladder_is_harmonic(cache)
+
+
+class KeepsDensity(TBGMove):
+    """Takes the density of the state before an exchange for that of the state after it."""
+
+    def _log_weight_current(self, potential: ReducedPotential, current: Frame) -> float:
+        if self._known is not None:
+            self._known = current, self._known[1]
+        return super()._log_weight_current(potential, current)
+
+
+class Forgets(TBGMove):
+    """Takes the temperature of the first rung for that of the others."""
+
+    def apply(self, thermodynamic_state: ThermodynamicState, *others: Any, **named: Any) -> None:
+        super().apply(harmonic_state(), *others, **named)
+
+
+@pytest.mark.parametrize("wrong", [KeepsDensity, Forgets])
+def test_a_ladder_shows_a_wrong_ratio(
+    wrong: type[TBGMove], cache: ContextCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "TBGMove", wrong)
+    with pytest.raises(AssertionError, match=r"sigma from|does not mix"):
+        assert_ladder_is_harmonic(cache)
 
 
 @each_kernel

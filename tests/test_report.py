@@ -22,7 +22,12 @@ from oracles import FRAME, MOLECULE, WIDTH_NM, GaussianGenerator, half_space, ha
 from openmm_tbg.analysis import effective_sample_size, independence_acceptance, pareto_k
 from openmm_tbg.arrays import Cause, Frame, Positions, Scalars
 from openmm_tbg.citations import CITATIONS, citations_of
-from openmm_tbg.free_energy import log_normalising_constant, multistate
+from openmm_tbg.free_energy import (
+    free_energy_difference,
+    free_energy_difference_of_chain,
+    log_normalising_constant,
+    multistate,
+)
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.reference import ReferenceSystem
 from openmm_tbg.report import (
@@ -33,12 +38,19 @@ from openmm_tbg.report import (
     write_chain_report,
     write_report,
 )
-from openmm_tbg.report.plots import plot_angles, plot_surface, plot_trace, plot_weights
+from openmm_tbg.report.plots import (
+    plot_angles,
+    plot_convergence,
+    plot_surface,
+    plot_trace,
+    plot_weights,
+)
 from openmm_tbg.report.structures import superposed
 from openmm_tbg.run_record import COUNTS, RunRecord
 from openmm_tbg.store import ProposalStore
 from openmm_tbg.torsions import dihedral
 from openmm_tbg.verdict import Verdict, doubts_of_chain, doubts_of_number
+from openmm_tbg.visits import Visits
 
 RAMACHANDRAN = (2, 0, 1, 3), (3, 0, 2, 1)
 FLAGS = [
@@ -114,6 +126,45 @@ def test_figures_are_those_of_the_api(store: ProposalStore, report: Report, page
     assert found["fates"]["passes"] == proposals.passes.mean() < 1
     assert sum(found["fates"].values()) == pytest.approx(1)
     assert found["overlap"] == report.states.overlap.tolist()
+    ends = {name: found["convergence"][name][-1] for name in ("forward", "reverse")}
+    assert ends == dict.fromkeys(ends, log_z.value)
+    assert found["convergence"]["n"] == list(range(40, 401, 40))
+    half = log_normalising_constant(weights[200:])
+    assert found["convergence"]["reverse"][4] == half.value
+
+
+def test_the_table_has_the_basin_of_phi(store: ProposalStore, report: Report) -> None:
+    used = report.log_weights > -np.inf
+    phi = dihedral(store.read().positions_nm, RAMACHANDRAN[0])
+    there = (phi > 0) & (phi < 2)
+    expected = free_energy_difference(report.log_weights, there & used, ~there & used)
+    found = report.free_energies["F(0 < phi < 2 rad) - F(rest)"]
+    assert found.value == expected.value
+    assert list(report_on_store(store, potential).free_energies) == ["ln Z"]
+
+
+def test_the_convergence_of_a_chain_is_drawn(record: RunRecord, tmp_path: Path) -> None:
+    chain = replace(
+        record,
+        positions_nm=np.tile(record.positions_nm, (4, 1, 1)),
+        u=np.tile(record.u, 4),
+        log_q=np.tile(record.log_q, 4),
+        counts=np.tile(record.counts, (4, 1)),
+    )
+    report = report_on_run(chain, RAMACHANDRAN)
+    there = report.angles[:, 0] > 0
+    assert report.convergence.n[4] == 12
+    assert report.convergence.forward[4] == free_energy_difference_of_chain(there[:12]).value
+    assert report.convergence.reverse[0] == free_energy_difference_of_chain(there[-2:]).value
+    axes = plot_convergence(report.convergence, "F")
+    first, last = (each.get_children()[0].get_ydata() for each in axes.containers)
+    np.testing.assert_array_equal(first, report.convergence.forward)
+    np.testing.assert_array_equal(last, report.convergence.reverse)
+    write_chain_report(report, tmp_path / "chain.html")
+    assert "from the first and from the last states" in (tmp_path / "chain.html").read_text()
+    assert report_on_run(record, RAMACHANDRAN).convergence is None  # six states are too few
+    still = replace(chain, positions_nm=np.tile(record.positions_nm[:1], (24, 1, 1)))
+    assert report_on_run(still, RAMACHANDRAN).convergence is None  # it never crossed
 
 
 def test_causes_are_counted(store: ProposalStore, report: Report) -> None:
@@ -231,7 +282,8 @@ def record() -> RunRecord:
     column("n_rejected_metropolis")[:] = 3 - column("n_accepted")
     positions_nm = FRAME + WIDTH_NM * np.random.default_rng(0).normal(size=(6, 4, 3))
     positions_nm[[1, 2, 4]] *= -1
-    metadata = {"topology": {}, "move": {"kind": "toy"}, "seed": 5, "versions": {"numpy": "2"}}
+    topology = {"bonds": [[2, 0, 0, 0], [0, 1, 0, 0], [1, 3, 0, 0]]}
+    metadata = {"topology": topology, "move": {"kind": "toy"}, "seed": 5, "versions": {}}
     return RunRecord(positions_nm, potential(positions_nm), np.zeros(6), counts, metadata)
 
 
@@ -246,9 +298,14 @@ def test_a_chain_is_told_as_it_was(record: RunRecord, tmp_path: Path) -> None:
         "thinned": 0,
     }
     assert (report.n_steps, report.n_accepted, report.longest_run) == (12, 3, 4)
-    assert report.n_round_trips == 2
-    assert report.verdict == Verdict(doubts_of_chain(12, 3, 4, 2))
-    assert report_on_run(record).n_round_trips is None
+    visits = Visits("0 < phi < 2 rad", 3 / 6, 4)
+    assert report.visits == visits
+    assert report.verdict == Verdict(doubts_of_chain(12, 3, 4, visits))
+    assert report_on_run(record).visits is None
+    closed = record.metadata["topology"]["bonds"] + [[2, 3, 0, 0]]
+    in_a_ring = replace(record, metadata=record.metadata | {"topology": {"bonds": closed}})
+    assert report_on_run(in_a_ring, RAMACHANDRAN).visits is None
+    assert report_on_run(in_a_ring, RAMACHANDRAN).angles is not None
     for column, atoms in enumerate(RAMACHANDRAN):
         expected = dihedral(record.positions_nm, atoms)
         np.testing.assert_array_equal(report.angles[:, column], expected)
@@ -263,8 +320,8 @@ def test_a_chain_is_told_as_it_was(record: RunRecord, tmp_path: Path) -> None:
     assert found["verdict"] == "do not trust"
     page = (tmp_path / "chain.html").read_text()
     assert "3 accepted steps of 12, fewer than 10" in page
-    assert "2 round trips between the basin and the rest, fewer than 10" in page
-    assert found["n_round_trips"] == 2
+    assert "4 effective states for the population of 0 &lt; phi &lt; 2 rad, fewer than 10" in page
+    assert found["visits"] == {"where": visits.where, "share": 3 / 6, "n_crossings": 4}
 
 
 def test_a_chain_without_proposals_is_refused(record: RunRecord) -> None:
@@ -337,7 +394,8 @@ def test_the_page_of_a_chain_works_offline(
     open_at(browser, page, width)
     assert shown(browser, "acceptance") == report.acceptance
     assert shown(browser, "run") == report.longest_run
-    assert shown(browser, "trips") == report.n_round_trips
+    assert shown(browser, "trips") == report.visits.n_round_trips
+    assert shown(browser, "share") == report.visits.share
     doubt = report.verdict.doubts[0]
     verdict = browser.find_element("css selector", ".verdict").text
     assert f"{doubt.reason}. Next: {doubt.advice}." in verdict

@@ -9,11 +9,13 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import mdtraj
 import numpy as np
+import openmm
 import oracles
 import pytest
 from assertions import assert_mean
@@ -121,6 +123,25 @@ def test_a_row_is_the_state_after_its_iteration(run: MCMCRun) -> None:
     assert tally["n_rejected_metropolis"] == record.n_rejected(Cause.METROPOLIS).sum() > 0
 
 
+def test_the_folder_holds_its_system(run: MCMCRun) -> None:
+    xml = (run.path / "system.xml").read_text()
+    assert openmm.XmlSerializer.serialize(openmm.XmlSerializer.deserialize(xml)) == xml
+    system = harmonic_state().get_system(remove_thermostat=True)
+    assert xml == openmm.XmlSerializer.serialize(system)
+    digest = sha256(xml.encode()).hexdigest()
+    assert digest == read_run(run.path).metadata["system_sha256"]
+
+
+def test_what_kills_left_half_written_goes(run: MCMCRun, cache: ContextCache) -> None:
+    leftover = run.path / "u" / "c.3.0123.partial"
+    leftover.write_bytes(b"half")
+    read_run(run.path)
+    assert leftover.exists()  # it may be that of a process at work
+    run.run(4 * BLOCK, cache)
+    assert not leftover.exists()
+    assert_sound(read_run(run.path))
+
+
 def test_counts_are_of_all_moves_with_proposals(tmp_path: Path, cache: ContextCache) -> None:
     filtered = TBGMove(GaussianGenerator(filter=half_space), n_proposals=3, seed=1)
     filtered.statistics = filtered.statistics | {"n_proposed": 1000}
@@ -155,9 +176,9 @@ def test_progress_in_a_log_says_where_the_run_stands(
     run: MCMCRun, cache: ContextCache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run.run(4 * BLOCK, cache)
-    lines = capsys.readouterr().err.replace("\r", "\n").split()
-    assert "15/20" in lines
-    assert "20/20" in lines
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("run: iteration 15/20, ")
+    assert last.startswith("run: iteration 20/20, ")
 
 
 # --- going on ----------------------------------------------------------------------------------
@@ -461,6 +482,10 @@ def test_a_full_and_a_read_only_disk(small_disk: Path, cache: ContextCache) -> N
     assert_sound(read_run(run.path))
     with pytest.raises(OSError, match=r"Read-only file system.*are sound"):
         again.run(40 * BLOCK, cache)
+    with pytest.raises(
+        OSError, match=r"new cannot be written \(Read-only file system\).*run again"
+    ):
+        started(small_disk / "new")
     subprocess.run(["mount", "-o", "remount,rw,size=4m", small_disk], check=True)
     again.run(40 * BLOCK, cache)
     assert_sound(read_run(run.path))

@@ -6,12 +6,15 @@ import gc
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openmm
 import oracles
 import pytest
 import yaml
+from miniatures import CARD, CHIRAL, trained
 from openmm import unit
 from openmmtools import cache as cache_module
 from openmmtools import utils
@@ -20,15 +23,18 @@ from openmmtools.mcmc import HMCMove, MCMCMove, MCMCSampler, SequenceMove, Weigh
 from openmmtools.multistate import (
     MultiStateReporter,
     MultiStateSampler,
+    MultiStateSamplerAnalyzer,
     ParallelTemperingSampler,
     ReplicaExchangeSampler,
     SAMSSampler,
 )
-from openmmtools.states import ThermodynamicState
+from openmmtools.states import SamplerState, ThermodynamicState
 from oracles import GaussianGenerator, harmonic_state, harmonic_system, sampler_state
+from structures import structure_from_smiles
 from test_workers import environment, mpiexec
 from toys import topology_of
 
+from openmm_tbg import BoltzmannGenerator
 from openmm_tbg import move as move_module
 from openmm_tbg.move import TBGMove, register_generator
 from openmm_tbg.proposals import Proposals
@@ -193,6 +199,52 @@ def test_a_chain_in_a_folder_goes_on(
     rows = Proposals.concatenate(drawn)
     assert flow.statistics["n_proposed"] == record.n_proposed.sum() == len(rows)
     assert len(np.unique(rows.log_q)) == len(rows)
+
+
+def test_analysis_needs_no_model_and_going_on_says_what_became_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    structure, model = structure_from_smiles(CHIRAL), tmp_path / "model.safetensors"
+    trained().model.save(model)
+    system, wells = openmm.System(), openmm.CustomExternalForce("1e4*((x-a)^2+(y-b)^2+(z-c)^2)")
+    for name in "abc":
+        wells.addPerParticleParameter(name)
+    for k, position in enumerate(structure.positions_nm):
+        system.addParticle(12.0)
+        wells.addParticle(k, position)
+    system.addForce(wells)
+    move = TBGMove(BoltzmannGenerator.from_checkpoint(model, structure.topology), 2, seed=1)
+    sampler = ReplicaExchangeSampler(
+        mcmc_moves=SequenceMove([hmc(), move]),
+        number_of_iterations=3,
+        online_analysis_interval=None,
+    )
+    states = [ThermodynamicState(system, T) for T in TEMPERATURES]
+    start = SamplerState(structure.positions_nm * unit.nanometer)
+    storage = MultiStateReporter(str(tmp_path / "run.nc"), checkpoint_interval=1)
+    sampler.create(states, [start] * N_STATES, storage)
+    sampler.run()
+    del sampler, move, storage
+    new_process(monkeypatch)
+    model.unlink()
+    reporter = MultiStateReporter(str(tmp_path / "run.nc"), open_mode="r")
+    analyzer = MultiStateSamplerAnalyzer(reporter, n_equilibration_iterations=0)
+    f_ij, _ = analyzer.get_free_energy()
+    assert np.isfinite(f_ij).all()
+    del analyzer, reporter
+    gc.collect()
+    sampler = ReplicaExchangeSampler.from_storage(MultiStateReporter(str(tmp_path / "run.nc")))
+    assert counts(sampler).tolist() == [2 * 3] * N_STATES
+    assert not move_module._GENERATORS
+    with pytest.raises(
+        RuntimeError, match=r"is missing at .*model\.safetensors: put it back there"
+    ):
+        sampler.extend(1)
+    replace(trained().model, card=replace(CARD, commit="other")).save(model)
+    with pytest.raises(RuntimeError, match=r"is not the one of the stored run .*put that one back"):
+        sampler.extend(1)
+    del sampler
+    gc.collect()
 
 
 EXTEND = """

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
@@ -20,7 +24,7 @@ from toys import LENGTH_NM, WIDTH_NM, backbone, diatomic
 from openmm_tbg.frames import Frames, FrameStore, load_frames
 from openmm_tbg.progress import SECONDS_BETWEEN_LOG_LINES
 from openmm_tbg.reference import ReferenceSystem, alanine_dipeptide
-from openmm_tbg.simulation import Dynamics, repartition_hydrogen_mass, simulate, trajectory
+from openmm_tbg.simulation import Dynamics, repartition_hydrogen_mass, simulate, trajectory, walkers
 
 SHORT = Dynamics(interval_ps=0.02, equilibration_ps=0.1)
 LONG = {
@@ -192,7 +196,8 @@ def test_a_log_file_gets_few_lines(
 ) -> None:
     run()
     assert SECONDS_BETWEEN_LOG_LINES > 1
-    assert "\x1b" not in capsys.readouterr().err
+    lines = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [f"walker {k}: frame {n}/4" for k in (0, 1) for n in (0, 4)]
 
 
 def test_a_stop_leaves_no_trace(
@@ -230,6 +235,107 @@ def test_frames_without_their_checkpoint_are_left_alone(
     FrameStore(tmp_path / "frames", "r+").finish(0, 3)
     with pytest.raises(FileNotFoundError, match="is gone, without which walker 0 cannot go on"):
         run()
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut short"])
+def test_a_damaged_checkpoint_is_found(
+    run: Callable[..., Frames], tmp_path: Path, how: str
+) -> None:
+    run()
+    checkpoint = tmp_path / "frames" / "walker_0000.checkpoint"
+    stored = bytearray(checkpoint.read_bytes())
+    stored[len(stored) // 2] ^= 1
+    checkpoint.write_bytes(stored if how == "flipped" else stored[: len(stored) // 2])
+    assert len(run()) == 8  # they are whole without it
+    FrameStore(tmp_path / "frames", "r+").finish(0, 3)
+    with pytest.raises(RuntimeError, match=r"walker_0000.checkpoint is damaged, .* load_frames"):
+        run()
+
+
+def test_frames_that_are_cut_short_are_said(run: Callable[..., Frames], tmp_path: Path) -> None:
+    run()
+    file = tmp_path / "frames" / "positions_nm.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(RuntimeError, match=r"positions_nm.npy is damaged \(.*\): put a copy"):
+        load_frames(tmp_path / "frames")
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_a_walker_that_fails_is_said_and_the_others_go_on(
+    tmp_path: Path, n_processes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = diatomic()
+    torn_nm = np.stack([1e200 * reference.starts_nm[0], reference.starts_nm[1]])
+    arguments = {"dynamics": SHORT, "n_frames": 12, "n_walkers": 3, "seed": 7}
+    with pytest.raises(RuntimeError, match="walker 0 of frames blew up before frame 0"):
+        simulate(
+            dataclasses.replace(reference, starts_nm=torn_nm), tmp_path / "frames",
+            n_processes=n_processes, **arguments,
+        )  # fmt: skip
+    assert FrameStore(tmp_path / "frames").n_done.tolist() == [0, 4, 0]  # 2 starts as 0
+    assert [line.split(" blew")[0] for line in caplog.messages] == [
+        f"walker {k} failed: walker {k} of frames" for k in (0, 2)
+    ]
+
+
+class Deadly(str):
+    """The name of a trajectory that ends the process that it is sent to."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (137,)
+
+
+def test_a_process_that_dies_is_said_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sabotaged(trajectories: list[trajectory.Trajectory], n_processes: int) -> None:
+        first, *others = trajectories
+        trajectory.run_all([dataclasses.replace(first, name=Deadly("it")), *others], n_processes)
+
+    monkeypatch.setattr(walkers, "run_all", sabotaged)
+    arguments = {"dynamics": SHORT, "n_frames": 12, "n_walkers": 3, "seed": 7, "n_processes": 2}
+    with pytest.raises(RuntimeError, match=r"process of it was ended from outside.* again, which"):
+        simulate(diatomic(), tmp_path / "frames", **arguments)
+    assert FrameStore(tmp_path / "frames").n_done.tolist() == [0, 4, 4]
+    monkeypatch.undo()
+    assert len(simulate(diatomic(), tmp_path / "frames", **arguments)) == 12
+
+
+def test_a_full_and_a_read_only_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics = Dynamics(interval_ps=0.002, equilibration_ps=0.0)
+
+    def run(name: str = "frames", n_frames: int = 800) -> Frames:
+        out, settings = small_disk / name, {"n_frames": n_frames, "n_walkers": 1, "seed": 7}
+        return simulate(diatomic(), out, dynamics=dynamics, **settings)
+
+    with pytest.raises(OSError, match=r"large cannot be written \(No space left.*has room"):
+        run("large", 2000)
+    subprocess.run(["rm", "-r", small_disk / "large"], check=True)
+    chunk, filler = trajectory._chunk, small_disk / "filler"
+
+    def chunk_on_a_full_disk(*arguments: Any) -> Any:
+        if arguments[2]:
+            with contextlib.suppress(OSError), filler.open("wb") as file:
+                file.write(bytes(10**6))
+        return chunk(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trajectory, "_chunk", chunk_on_a_full_disk)
+        with pytest.raises(OSError, match=r"state of walker 0 cannot .*No space .*are sound"):
+            run()
+    assert len(load_frames(small_disk / "frames")) == 500
+    gc.collect()  # what is mapped keeps the disk busy
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert len(load_frames(small_disk / "frames")) == 500
+    with pytest.raises(OSError, match=r"frames cannot be written \(Read-only file system\)"):
+        run()
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    filler.unlink()
+    whole = simulate(
+        diatomic(), small_disk.parent / "whole",
+        dynamics=dynamics, n_frames=800, n_walkers=1, seed=7,
+    )  # fmt: skip
+    np.testing.assert_array_equal(run().positions_nm, whole.positions_nm)
 
 
 @pytest.fixture(scope="module")

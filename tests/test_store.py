@@ -7,16 +7,20 @@ import errno
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import oracles
 import pytest
+import zarr
 from assertions import assert_mean
 from conftest import PowerLosses
 from oracles import MOLECULE, GaussianGenerator, half_space, harmonic_state, sampler_state
 
+from openmm_tbg.files import exclusive
 from openmm_tbg.folders import LastingStore
 from openmm_tbg.move import TBGMove, register_generator
 from openmm_tbg.proposals import Proposals
@@ -117,6 +121,66 @@ def test_the_manifest_tells_what_made_it(store: ProposalStore) -> None:
     assert {"numpy", "torch", "zarr", "openmm-tbg"} == manifest["versions"].keys()
 
 
+def test_a_store_grows_and_keeps_what_it_has(full: ProposalStore, tmp_path: Path) -> None:
+    before, file = full.read(), chunk(full, "log_q", 2)
+    written = file.stat().st_mtime_ns
+    larger = created(full.path, n_batches=9)
+    assert larger.finished.tolist() == [True] * N_BATCHES + [False] * 3
+    rest = counting()
+    larger.fill(rest)
+    assert rest.n_drawn == 3
+    assert_same(larger.read()[: len(before)], before)
+    whole = created(tmp_path / "whole", n_batches=9)
+    whole.fill(generator())
+    assert_same(larger.read(), whole.read())
+    assert created(full.path, n_batches=2).n_batches == 9  # nothing is lost to a smaller number
+    full.fill(generator())  # opened before it grew
+    assert file.stat().st_mtime_ns == written
+    assert_same(ProposalStore(full.path).read(), whole.read())
+
+
+def test_of_two_that_grow_a_store_none_undoes_the_other(full: ProposalStore) -> None:
+    with ThreadPoolExecutor(1) as other, exclusive(full.path / "zarr.json"):
+        smaller = other.submit(created, full.path, n_batches=7)  # has seen 6, and waits
+        while not smaller.running():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert not smaller.done()
+        grown = store_arrays(full.path)
+        for array in grown:
+            array.resize((10 * array.chunks[0], *array.shape[1:]))
+    assert smaller.result().n_batches == 10
+    assert len(smaller.result().read()) == N_BATCHES * BATCH
+
+
+@pytest.mark.parametrize("n_resized", range(4))
+def test_a_kill_while_a_store_grows_is_made_good(
+    full: ProposalStore, n_resized: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, resize, n_done = full.read(), zarr.Array.resize, 0
+
+    def dying(array: zarr.Array, shape: tuple[int, ...]) -> None:
+        nonlocal n_done
+        if n_done == n_resized:
+            raise KeyboardInterrupt
+        n_done += 1
+        resize(array, shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.Array, "resize", dying)
+        with pytest.raises(KeyboardInterrupt):
+            created(full.path, n_batches=8)
+    assert ProposalStore(full.path).n_batches == N_BATCHES
+    assert_same(ProposalStore(full.path).read(), before)
+    assert created(full.path, n_batches=8).n_batches == 8
+
+
+def store_arrays(path: Path) -> list[zarr.Array]:
+    """In the order in which they grow."""
+    group = zarr.open_group(LastingStore(path), mode="r+")
+    return [group[name] for name in (*COLUMNS, "sha256")]
+
+
 # --- what it refuses ---------------------------------------------------------------------------
 
 
@@ -125,7 +189,6 @@ def test_the_manifest_tells_what_made_it(store: ProposalStore) -> None:
     [
         ({"seed": 8}, "seed is 7 there and 8 here"),
         ({"batch_size": 4}, "batch_size is 9 there and 4 here"),
-        ({"n_batches": 7}, "n_batches is 6 there and 7 here"),
     ],
 )
 def test_other_settings_are_refused(
@@ -331,6 +394,10 @@ def test_a_full_and_a_read_only_disk(small_disk: Path) -> None:
     assert len(ProposalStore(store.path).read()) == 20 * n_finished
     with pytest.raises(OSError, match=r"Read-only file system.*may be written"):
         store.fill(generator())
+    with pytest.raises(
+        OSError, match=r"new cannot be written \(Read-only .*create the store again"
+    ):
+        created(small_disk / "new")
     subprocess.run(["mount", "-o", "remount,rw,size=4m", small_disk], check=True)
     store.fill(generator())
     assert store.finished.all()
@@ -392,7 +459,7 @@ def test_an_exhausted_store_says_so_in_the_move(full: ProposalStore, tmp_path: P
     for _ in range(N_BATCHES):
         move.apply(state, current, context_cache=cache)
     assert move.statistics["n_proposed"] == N_BATCHES * BATCH
-    with pytest.raises(RuntimeError, match=r"is exhausted.*draw another store"):
+    with pytest.raises(RuntimeError, match=r"is exhausted.*open the store with more of them"):
         move.apply(state, current, context_cache=cache)
     # Another run may use them again; the store need not be whole.
     chunk(full, "sha256", 0).unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -30,8 +31,10 @@ from scipy.stats import kstest
 from structures import structure_from_smiles
 from torch import Tensor
 
+from openmm_tbg.checkpoint import TrainedModel
 from openmm_tbg.fields.architecture import DenoiserArchitecture
 from openmm_tbg.fields.denoiser import Denoiser
+from openmm_tbg.generator import BoltzmannGenerator
 from openmm_tbg.training import (
     MoleculeFrames,
     Progress,
@@ -41,6 +44,9 @@ from openmm_tbg.training import (
     Trainer,
     TrainingSettings,
     VelocityMatching,
+    held_out_likelihood,
+    single,
+    trained_model,
 )
 from openmm_tbg.training.data import draw_times
 from openmm_tbg.training.trainer import VALIDATION_TIMES
@@ -223,6 +229,13 @@ def test_a_finished_run_does_nothing_and_may_be_prolonged(tmp_path: Path) -> Non
     assert "step 24" in str(reports[-1])
 
 
+def test_a_report_tells_the_time_left() -> None:
+    report = Progress(step=30, n_steps=120, minutes=2.0, loss=0.5, validation=(0.25,))
+    assert report.minutes_left == pytest.approx(6.0)
+    assert str(report) == "step 30 of 120  2.0 min, 6.0 left  loss 0.5000  validation 0.2500"
+    assert math.isnan(replace(report, step=0).minutes_left)
+
+
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
     runs = [
         trainer(tmp_path / f"{k}.pt", replace(SHORT, n_steps=2, seed=seed))
@@ -295,6 +308,26 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     three = SimpleNamespace(process_index=0, num_processes=3)
     with pytest.raises(ValueError, match="batch_size is 16: take a multiple of the 3 processes"):
         Trainer([task_of(CHIRAL, 5, 5)], SHORT, tmp_path / "run.pt", accelerator=three)
+
+
+def test_the_likelihood_is_that_of_frames_held_back_by_their_weights(tmp_path: Path) -> None:
+    """With nearly all weight on one frame, every draw is this one."""
+    model = trained(sees_hand=True).model
+    frames = torch.from_numpy(frames_of(structure_from_smiles(CHIRAL), 60, width_nm=0.005)).float()
+    log_weights = torch.zeros(60, dtype=torch.float64)
+    log_weights[2] = 50.0
+    task = single.task_of(model, MoleculeFrames(frames, log_weights=log_weights), None)
+    trainer = Trainer([task], replace(SETTINGS, n_steps=3), tmp_path / "run.pt")
+    trainer.run(lambda progress: None)
+    found = held_out_likelihood(model, trainer, 5)
+    path = tmp_path / "trained.safetensors"
+    trained_model(model, trainer).save(path)
+    generator = BoltzmannGenerator(TrainedModel.load(path), "trained", "0")
+    log_q = generator.evaluate(frames[2:3].double().numpy()).log_q[0]
+    assert found.nll_nm == pytest.approx(-log_q, rel=1e-6)  # float32
+    assert (found.error, found.n, found.n_failed) == (pytest.approx(0.0, abs=1e-5), 5, 0)
+    with pytest.raises(ValueError, match="n is 1: an error takes at least two frames"):
+        held_out_likelihood(model, trainer, 1)
 
 
 def test_sigterm_leaves_a_checkpoint_that_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -445,10 +478,10 @@ PLAIN = MoleculeFrames(forced().positions_nm)
         ([of_run(PLAIN[:9], PLAIN[:3])], r"positions_nm for training\)"),
         ([of_run(reversed_rows(PLAIN), PLAIN[:3])], r"\(positions_nm for training\)"),
         ([of_run(PLAIN, PLAIN[1:4])], r"\(positions_nm for validation\)"),
-        ([of_run(forced(), PLAIN[:3])], "forces_per_nm for training, log_weights for training"),
+        ([of_run(forced(), PLAIN[:3])], r"\(log_weights for training\)"),
         ([of_run(PLAIN), of_run(PLAIN)], r"another number of molecules \(1, not 2\)"),
     ],
-    ids=["fewer", "another order", "other validation", "forces", "one more molecule"],
+    ids=["fewer", "another order", "other validation", "weights", "one more molecule"],
 )
 def test_other_frames_than_the_checkpoints_are_refused(
     tasks: list[Task], said: str, tmp_path: Path
@@ -471,6 +504,67 @@ def test_forces_and_weights_may_differ_in_the_last_digits_only(tmp_path: Path) -
     assert Trainer([of_run(forced(1 + 1e-6, 300.0))], SHORT, tmp_path / "run.pt").step == 1
     with pytest.raises(ValueError, match="forces_per_nm for training, log_weights for training"):
         Trainer([of_run(forced(1.01))], SHORT, tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize("first_with", [True, False])
+def test_a_run_may_go_on_without_forces_or_with_them(first_with: bool, tmp_path: Path) -> None:
+    """They lower the noise of the targets, which otherwise stay what they are."""
+    with_them = forced()
+    without = replace(with_them, forces_per_nm=None)
+    first, second = (with_them, without) if first_with else (without, with_them)
+    Trainer([of_run(first)], replace(SHORT, n_steps=1), tmp_path / "run.pt").run(ignore)
+    again = Trainer([of_run(second)], replace(SHORT, n_steps=2), tmp_path / "run.pt")
+    assert again.step == 1
+    again.run(ignore)
+    moved = replace(second, positions_nm=second.positions_nm + 1e-3)
+    with pytest.raises(ValueError, match=r"other frames \(positions_nm for training, positions_nm"):
+        Trainer([of_run(moved)], SHORT, tmp_path / "run.pt")
+
+
+def test_damage_of_a_checkpoint_is_found(tmp_path: Path) -> None:
+    """torch reads a flipped byte of the weights without a word."""
+    file = tmp_path / "run.pt"
+    trainer(file, replace(SHORT, n_steps=1)).run(ignore)
+    whole = file.read_bytes()
+    expected = trainer(file).fields.state_dict()
+    n_missed = 0
+    for place in range(40, len(whole), len(whole) // 60):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        file.write_bytes(flipped)
+        found = expected  # between the records nothing is read
+        with contextlib.suppress(RuntimeError):
+            found = trainer(file).fields.state_dict()
+            n_missed += 1
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert n_missed < 30
+    for content in (whole[: len(whole) // 2], b""):
+        file.write_bytes(content)
+        with pytest.raises(RuntimeError, match=r"run\.pt is damaged: put a copy"):
+            trainer(file)
+
+
+def test_a_full_and_a_read_only_disk(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=300k", small_disk], check=True)
+    file, filler = small_disk / "run.pt", small_disk / "filler"
+    with pytest.raises(KeyboardInterrupt):
+        trainer(file).run(be_killed, every=5)
+    filler.write_bytes(bytes(100_000))
+    for change, why in ((None, "No space left on device"), ("remount,ro", "Read-only file system")):
+        if change:
+            subprocess.run(["mount", "-o", change, small_disk], check=True)
+        said = rf"run\.pt cannot be written \({why}\).*the one before it is sound"
+        with pytest.raises(OSError, match=said):
+            trainer(file).run(ignore, every=5)
+        assert trainer(file).step == 5
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    filler.unlink()
+    second = trainer(file)
+    second.run(ignore)
+    whole = trainer(small_disk.parent / "whole.pt")
+    whole.run(ignore)
+    for name, expected in whole.fields.state_dict().items():
+        assert torch.equal(second.fields.state_dict()[name], expected)
 
 
 def test_a_checkpoint_that_says_nothing_of_its_frames_is_refused(tmp_path: Path) -> None:

@@ -22,9 +22,11 @@ from openmm_tbg.verdict import (
     doubts_of_proposals,
     doubts_of_round_trips,
     doubts_of_tail,
+    doubts_of_visits,
     doubts_of_weights,
     largest_pareto_k,
 )
+from openmm_tbg.visits import Visits
 
 INF = np.inf
 
@@ -138,15 +140,41 @@ def test_chains_of_a_thousand_steps(accepted: int, longest: int, expected: Trust
 
 
 @pytest.mark.parametrize(
-    ("n", "expected"),
-    [(9, Trust.NO), (10, Trust.CARE), (49, Trust.CARE), (50, Trust.YES), (None, Trust.YES)],
+    ("n", "expected"), [(9, Trust.NO), (10, Trust.CARE), (49, Trust.CARE), (50, Trust.YES)]
 )
-def test_a_chain_that_hardly_crossed_is_doubted(n: int | None, expected: Trust) -> None:
-    assert trust(doubts_of_chain(1000, 500, 100, n)) == expected
-    if n is not None:
-        assert trust(doubts_of_round_trips(n)) == expected
-    assert trust(doubts_of_chain(1000, 9, 100, n)) == Trust.NO
-    assert trust(doubts_of_chain(1000, 500, 142, n)) == min(expected, Trust.CARE, key=GRAVITY)
+def test_a_free_energy_of_few_round_trips_is_doubted(n: int, expected: Trust) -> None:
+    assert trust(doubts_of_round_trips(n)) == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "n_crossings", "expected"),
+    [
+        (0.5, 9, Trust.NO),
+        (0.5, 10, Trust.CARE),
+        (0.5, 49, Trust.CARE),
+        (0.5, 50, Trust.YES),
+        (0.02, 1, Trust.CARE),  # a rare basin is a small part of every average
+        (0.02, 4, Trust.YES),
+        (0.98, 4, Trust.YES),
+        (0.0, 0, Trust.CARE),
+        (1.0, 0, Trust.CARE),
+    ],
+)
+def test_a_chain_that_hardly_crossed_is_doubted(
+    share: float, n_crossings: int, expected: Trust
+) -> None:
+    visits = Visits("here", share, n_crossings)
+    assert trust(doubts_of_visits(visits)) == expected
+    assert trust(doubts_of_chain(1000, 500, 100, visits)) == expected
+    assert trust(doubts_of_chain(1000, 9, 100, visits)) == Trust.NO
+    assert trust(doubts_of_chain(1000, 500, 142, visits)) == min(expected, Trust.CARE, key=GRAVITY)
+    assert trust(doubts_of_chain(1000, 500, 100)) == Trust.YES
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.0, "never was at"), (1.0, "never left")])
+def test_a_chain_without_a_crossing_is_told_apart(share: float, said: str) -> None:
+    (doubt,) = doubts_of_visits(Visits("0 < phi < 2 rad", share, 0))
+    assert doubt.reason == f"the chain {said} 0 < phi < 2 rad"
 
 
 @pytest.mark.parametrize(("n", "expected_kT"), [(10, 0.45), (50, 0.2)])

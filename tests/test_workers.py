@@ -20,7 +20,7 @@ from light import DiesAtThird, LightGenerator, loaded_once
 from test_store import content
 
 from openmm_tbg.proposals import Proposals
-from openmm_tbg.ranks import LAUNCHERS, Rank
+from openmm_tbg.ranks import LAUNCHERS, Rank, own_device
 from openmm_tbg.store import ProposalStore
 from openmm_tbg.workers import fill_with
 
@@ -108,6 +108,40 @@ def test_gpus_are_dealt_out_by_local_rank(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
     assert Rank(22, 32, 6).device == device
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_ranks", "device"),
+    [
+        ("cuda", 8, "cuda:2"),
+        ("cuda", 1, "cuda"),  # whatever torch.cuda.set_device said
+        ("cuda:1", 8, "cuda:1"),
+        ("cpu", 8, "cpu"),
+    ],
+)
+def test_cuda_is_the_gpu_of_this_process(
+    asked: str, n_ranks: int, device: str, no_launcher: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    last = n_ranks - 1, n_ranks, min(6, n_ranks - 1)
+    for variable, value in zip(LAUNCHERS["srun"], last, strict=True):
+        monkeypatch.setenv(variable, str(value))
+    assert own_device(asked) == device
+    with pytest.raises(ValueError, match="device is 'cuda:4', but torch finds 4, counted from 0"):
+        own_device("cuda:4")
+
+
+def test_ranks_of_mpi_under_srun_know_their_place_on_the_machine(
+    no_launcher: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`srun --mpi=pmi2` sets PMI_RANK and PMI_SIZE beside its own variables, and no local rank."""
+    srun = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
+    for name, value in (srun | {"PMI_RANK": "5", "PMI_SIZE": "8"}).items():
+        monkeypatch.setenv(name, value)
+    assert Rank.here() == Rank(5, 8, 1)
+    monkeypatch.setenv("PMI_RANK", "3")  # of an mpiexec within a step: srun speaks of another
+    assert Rank.here() == Rank(3, 8, 3)
 
 
 def test_ranks_that_cannot_be_are_refused() -> None:

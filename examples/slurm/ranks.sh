@@ -11,5 +11,5 @@
 # A rank that dies takes its own share with it alone: submit again, also with another number of tasks.
 
 export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
-srun --kill-on-bad-exit=0 openmm-tbg sample alanine-dipeptide \
-    --out "${STORE:-proposals}" --proposals 100000 --batch-size 512 --seed 1 --device cuda
+srun --cpus-per-task=$SLURM_CPUS_PER_TASK --kill-on-bad-exit=0 openmm-tbg sample alanine-dipeptide \
+    --out "${STORE:-proposals}" --proposals 100000 --batch-size 512 --seed 1 --device cuda "$@"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from functools import partial
 from pathlib import Path
+
+logging.getLogger("pymbar").setLevel(logging.ERROR)  # its banner on a missing JAX
 
 from openmm_tbg import BoltzmannGenerator, ProposalStore
 from openmm_tbg.reference import alanine_dipeptide

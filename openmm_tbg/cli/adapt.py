@@ -64,7 +64,7 @@ def command(
     """
     from dataclasses import replace
 
-    from ..training import AdaptationSettings, adapt
+    from ..adaptation import AdaptationSettings, adapt
 
     generator, target = read_modelled(molecule, model, device, force_field, temperature, system)
     settings = AdaptationSettings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
 import sys
@@ -24,6 +25,7 @@ COMMANDS = (
     "simulate",
     "train",
     "evaluate",
+    "slurm",
     "cite",
 )
 INTERRUPTED = 130  # as a shell reports Ctrl-C
@@ -43,6 +45,15 @@ class Application(click.RichGroup):
         module = importlib.import_module(f".{cmd_name.replace('-', '_')}", __package__)
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is named, or an error that names the nearest."""
+        if args[0] not in COMMANDS and args[0][:1] != "-":
+            nearest = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.0)[0]
+            raise click.UsageError(f"there is no command {args[0]!r}; nearest: {nearest}", ctx)
+        return super().resolve_command(ctx, args)
 
     def main(
         self,

@@ -148,8 +148,6 @@ def _tabulate(
     from ..evaluation import Study, Target
 
     names = [Path(molecule).name for molecule in molecules]
-    if len(set(names)) < len(names):
-        raise click.UsageError(f"two of {', '.join(names)} are the same: name each MOLECULE once")
     known = {} if references is None else _read_references(references)
     named = dict(zip(names, molecules, strict=True))
 

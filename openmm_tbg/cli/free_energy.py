@@ -13,7 +13,7 @@ from .command import Command
 from .formats import TABLES, OutputFile, write_rows
 from .inputs import read_structure
 from .options import ExistingFolder, molecule_argument, target_options
-from .weighing import is_chain, read_weighted
+from .weighing import is_chain, next_step, read_weighted
 
 if TYPE_CHECKING:
     from ..arrays import Mask, Positions
@@ -62,6 +62,8 @@ def command(
             f"--inside {inside[0]:g} {inside[1]:g}: give -180 <= LOW < HIGH <= 180"
         )
     atoms = read_angle("--angle", angle, read_structure(molecule).topology)
+    region = f"{inside[0]:g} < {angle} < {inside[1]:g} degrees"
+    weighted = None
     if is_chain(source, force_field, temperature, system):
         found = free_energy_difference_of_chain(
             _region(read_run(source).positions_nm, atoms, inside)
@@ -70,9 +72,12 @@ def command(
         weighted = read_weighted(molecule, source, force_field, temperature, system)
         rows = _region(weighted.proposals.positions_nm, atoms, inside) & weighted.proposals.passes
         rest = ~rows & weighted.proposals.passes
-        found = free_energy_difference(weighted.log_weights, rows, rest)
-    region = f"{inside[0]:g} < {angle} < {inside[1]:g} degrees"
+        names = region, "the rest"
+        found = free_energy_difference(weighted.log_weights, rows, rest, names)
     click.echo(f"F({region}) - F(rest) = {found}")
+    if weighted is not None:
+        otherwise = f"report {molecule} {source} --out report.html"
+        click.echo(next_step(found.verdict, molecule, weighted.store, source, otherwise))
     if out is not None:
         write_rows(out, [{"region": region} | asdict(found)], {"source": str(source)})
         click.echo(f"{out} written")

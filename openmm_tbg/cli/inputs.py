@@ -183,26 +183,13 @@ def target_of_model(
 
 def reduced_potential(target: ReferenceSystem) -> ReducedPotential:
     """Reduced potential of a target."""
-    import openmm
     from openmm import unit
     from openmmtools.states import ThermodynamicState
 
     from ..potential import ReducedPotential
 
     state = ThermodynamicState(target.system, target.temperature_K * unit.kelvin)
-    integrator = openmm.VerletIntegrator(0.001)
-    return ReducedPotential(state, state.create_context(integrator, energy_platform(target.system)))
-
-
-def energy_platform(system: openmm.System) -> openmm.Platform:
-    """The CPU platform on one thread for a CustomGBForce, which Reference is slow at; else that."""
-    import openmm
-
-    has_custom_gb = any(isinstance(force, openmm.CustomGBForce) for force in system.getForces())
-    platform = openmm.Platform.getPlatformByName("CPU" if has_custom_gb else "Reference")
-    if has_custom_gb:
-        platform.setPropertyDefaultValue("Threads", "1")
-    return platform
+    return ReducedPotential.from_state(state)
 
 
 def _made_by(force_field: tuple[str, ...], structure: Structure) -> openmm.System:

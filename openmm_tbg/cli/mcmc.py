@@ -10,15 +10,14 @@ import rich_click as click
 from .angles import ramachandran
 from .command import Command
 from .formats import FRAMES, OutputFile, OutputFolder, write_frames
-from .inputs import energy_platform, read_modelled
+from .inputs import read_modelled
 from .options import molecule_argument, sampling_options
 
 if TYPE_CHECKING:
     from openmm.app import Topology
     from openmmtools.mcmc import MCMCMove
 
-    from ..arrays import Positions
-    from ..tally import MoveSummary
+    from ..run import MCMCRun
 
 
 @click.command("mcmc", cls=Command)
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="Length of the whole chain, in whole blocks; a larger one goes on.",
+    help="Length of the whole chain, rounded up to whole blocks; a larger one goes on.",
 )
 @click.option(
     "--block-size",
@@ -91,6 +90,7 @@ def command(
     from openmmtools.states import SamplerState, ThermodynamicState
 
     from ..move import TBGMove
+    from ..potential import energy_platform
     from ..run import MCMCRun
     from ..run_store import read_run
 
@@ -106,31 +106,30 @@ def command(
         seed,
         block_size,
     )
-    run.run(iterations, ContextCache(platform=energy_platform(target.system)))
-    click.echo(f"{out}: {run.n_iterations} iterations")
-    positions_nm = read_run(out).positions_nm
-    click.echo(_with_round_trips(run.move.move_list[1].summary(), positions_nm, target.topology))
+    length = -(-iterations // block_size) * block_size
+    run.run(length, ContextCache(*energy_platform(target.system)))
     if export is not None:
-        write_frames(export, target.topology, positions_nm)
+        write_frames(export, target.topology, read_run(out).positions_nm)
         click.echo(f"{export} written")
-    click.echo(f"next: openmm-tbg free-energy {molecule} {out}")
+    _tell(run, molecule, target.topology)
 
 
-def _with_round_trips(
-    summary: MoveSummary, positions_nm: Positions, topology: Topology
-) -> MoveSummary:
-    """The summary, which then judges how often phi went to the basin and back, if there is one."""
+def _tell(run: MCMCRun, molecule: str, topology: Topology) -> None:
+    """What the chain is worth, by its visits to the basin of phi too if there is one, and next."""
     from dataclasses import replace
 
-    from ..evaluation.figures import in_basin
-    from ..free_energy import round_trips
-    from ..torsions import dihedral
+    from ..report.chain import visits_of_phi
+    from ..run_store import read_run
+    from ..verdict import Trust
 
     angles = ramachandran(topology)
-    if angles is None:
-        return summary
-    phi = dihedral(positions_nm, angles[0])
-    return replace(summary, n_round_trips=round_trips(in_basin(phi)))
+    visits = angles and visits_of_phi(read_run(run.path), angles[0])
+    summary = replace(run.move.move_list[1].summary(), visits=visits)
+    click.echo(f"{run.path.name}: {run.n_iterations} iterations\n{summary}")
+    if summary.verdict.trust == Trust.NO:
+        click.echo(f"next: the same with --iterations {4 * run.n_iterations}, to go on from here")
+    else:
+        click.echo(f"next: openmm-tbg free-energy {molecule} {run.path}")
 
 
 def _local_move(name: str, n_steps: int, timestep_fs: float) -> MCMCMove:

@@ -47,7 +47,10 @@ def model_options(function: F) -> F:
     """The model, and where it runs."""
     for option in (
         click.option(
-            "--device", default="cpu", show_default=True, help="Of the model: cpu, cuda, cuda:1."
+            "--device",
+            default="cpu",
+            show_default=True,
+            help="Of the model: cpu, cuda (that of this process, if there are several), cuda:1.",
         ),
         click.option(
             "--model",

@@ -10,7 +10,7 @@ import rich_click as click
 from .command import Command
 from .formats import TABLES, OutputFile, write_rows
 from .options import molecule_argument, source_argument, target_options
-from .weighing import Weighted, read_weighted
+from .weighing import Weighted, next_step, read_weighted
 
 
 @click.command("reweight", cls=Command)
@@ -56,8 +56,11 @@ def command(
     click.echo(f"Pareto k                {pareto_k(weights):.2f}")
     click.echo(f"Metropolis acceptance   {independence_acceptance(weights):.2%}")
     for name, estimate in estimates.items():
-        click.echo(f"{name:23s} {estimate}")
-    click.echo(f"verdict                 {estimates['ln Z'].verdict}")
+        click.echo(f"{name:23s} {estimate.value:.3f} +- {estimate.error:.3f}")
+    verdict = estimates["ln Z"].verdict
+    click.echo(f"verdict                 {verdict.trust}")
+    for doubt in verdict.doubts:
+        click.echo(f"  {doubt}")
     if out is not None:
         rows = [{"quantity": name} | asdict(each) for name, each in estimates.items()]
         about = {
@@ -72,6 +75,8 @@ def command(
     if export is not None:
         _export(export, found)
         click.echo(f"{export} written")
+    otherwise = f"free-energy {molecule} {proposals}"
+    click.echo(next_step(verdict, molecule, found.store, proposals, otherwise))
 
 
 def _export(path: Path, found: Weighted) -> None:

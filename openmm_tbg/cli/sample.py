@@ -55,6 +55,8 @@ def command(
     store.fill(generator, Rank.here().share(store.n_batches))
     drawn = store.read()
     click.echo(f"{out}: {len(drawn)} proposals of {structure.name} from {generator.reference}")
+    if n_missing := store.n_batches * batch_size - len(drawn):
+        click.echo(f"not drawn yet           {n_missing}, the share of other processes")
     click.echo(f"pass the filters        {drawn.passes.mean():.1%}")
     for cause in (Cause.BOND_GRAPH, Cause.CHIRALITY):
         share = (drawn.cause == cause).mean()

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from ..proposals import Proposals
     from ..reference import ReferenceSystem
     from ..store import ProposalStore
+    from ..verdict import Verdict
 
 
 @dataclass(frozen=True, eq=False)
 class Weighted:
     """Proposals with their reduced potentials in a target (kT) and log-weights."""
 
+    store: ProposalStore
     target: ReferenceSystem
     proposals: Proposals
     u: Scalars
@@ -37,8 +39,7 @@ def read_weighted(
     """Stored proposals with their weights in a target, that of their model if none is given.
 
     Raises:
-        ValueError: The proposals are of another molecule, or as in `read_target`.
-        FileNotFoundError: The folder holds no proposals.
+        ValueError: As in `read_stored`.
         RuntimeError: None is drawn, or a batch is damaged.
     """
     from ..metropolis import log_weights
@@ -46,7 +47,7 @@ def read_weighted(
     store, target = read_stored(molecule, proposals, force_field, temperature_K, system)
     drawn = store.read()
     u = drawn.reduced_potentials(reduced_potential(target))
-    return Weighted(target, drawn, u, log_weights(u, drawn.log_q, drawn.passes))
+    return Weighted(store, target, drawn, u, log_weights(u, drawn.log_q, drawn.passes))
 
 
 def read_stored(
@@ -59,8 +60,8 @@ def read_stored(
     """A store of proposals and the target for their weights, that of their model if none is given.
 
     Raises:
-        ValueError: The proposals are of another molecule, or as in `read_target`.
-        FileNotFoundError: The folder holds no proposals.
+        ValueError: The folder holds no proposals, or those of another molecule, or as in
+            `read_target`.
     """
     from ..checkpoint import read_card
     from ..generator import split_reference
@@ -68,14 +69,43 @@ def read_stored(
     from ..molecule import Molecule
     from ..store import ProposalStore
 
-    store = ProposalStore(proposals)
     structure = read_structure(molecule)
-    Molecule.from_dict(store.manifest).require_same(structure.topology)
+    try:
+        store = ProposalStore(proposals)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{proposals} holds no proposals: give a folder of openmm-tbg sample; the states of a "
+            "chain need no weights, openmm-tbg free-energy counts them"
+        ) from error
+    try:
+        Molecule.from_dict(store.manifest).require_same(structure.topology)
+    except ValueError as error:
+        raise ValueError(
+            f"{proposals} holds proposals of another molecule than {molecule} ({error})"
+        ) from error
     model, _ = split_reference(store.manifest["reference"])
     if model not in registered_models() and not Path(model).exists():
         return store, read_target(structure, force_field, temperature_K, system)
     card = read_card(model_file(model))
     return store, target_of_model(card, structure, force_field, temperature_K, system)
+
+
+def next_step(
+    verdict: Verdict, molecule: str, store: ProposalStore, proposals: Path, otherwise: str
+) -> str:
+    """The command that comes next: more proposals where a figure cannot be trusted."""
+    from ..generator import split_reference
+    from ..verdict import Trust
+
+    if verdict.trust != Trust.NO:
+        return f"next: openmm-tbg {otherwise}"
+    made = store.manifest
+    model, _ = split_reference(made["reference"])
+    n = 4 * store.n_batches * store.batch_size
+    return (
+        f"next: openmm-tbg sample {molecule} --model {model} --seed {made['seed']} --batch-size "
+        f"{store.batch_size} --out {proposals} -n {n}, which adds to the {n // 4} that are there"
+    )
 
 
 def is_chain(

@@ -8,7 +8,7 @@ import logging
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -16,12 +16,14 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..arrays import Cause, Causes, Mask, Positions, Scalars
-from ..files import exclusive, write_atomically
+from ..files import exclusive, write_atomically, writing
 from ..metropolis import log_weights
 from ..progress import progress_bar
 from ..proposals import ProposalGenerator
 
 Potential = Callable[[Positions], Scalars]
+
+THEN = "draw again; the batches written before are sound"
 
 _log = logging.getLogger(__name__)
 
@@ -138,8 +140,8 @@ def draw_scored(
     folder = None if out is None else BatchFolder(out, generator, seed, batch)
     drawn: list[ScoredProposals] = []
     with (
-        nullcontext() if folder is None else exclusive(folder.path / "lock"),
-        progress_bar(n, "proposal") as bar,
+        nullcontext() if folder is None else folder.lock(),
+        progress_bar(n, "proposal", generator.reference) as bar,
     ):
         for number in range(-(-n // batch)):
             scored = None if folder is None else folder.load(number, potential)
@@ -168,9 +170,10 @@ class BatchFolder:
 
     def __init__(self, path: Path, generator: ProposalGenerator, seed: int, batch: int) -> None:
         self.path, self._batch = Path(path), batch
-        self.path.mkdir(parents=True, exist_ok=True)
+        with writing(str(path), THEN):
+            self.path.mkdir(parents=True, exist_ok=True)
         manifest = {"sha256": generator.sha256, "seed": seed, "batch": batch}
-        with exclusive(self.path / "lock"):
+        with self.lock():
             file = self.path / "manifest.json"
             if not file.exists():
                 if any(self.path.glob("*.np[yz]")):
@@ -185,7 +188,14 @@ class BatchFolder:
         """Write a batch; a process that ends meanwhile leaves no trace of it."""
         buffer = io.BytesIO()
         np.savez(buffer, **{column: getattr(scored, column) for column in _COLUMNS})
-        write_atomically(self._file(number), buffer.getvalue())
+        with writing(f"batch {number} of {self.path}", THEN):
+            write_atomically(self._file(number), buffer.getvalue())
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other writers waiting."""
+        with writing(str(self.path), THEN):
+            (self.path / "lock").touch()
+        return exclusive(self.path / "lock")
 
     def load(self, number: int, potential: Potential) -> ScoredProposals | None:
         """A stored batch; None where there is none, or its file is damaged (said in the log).

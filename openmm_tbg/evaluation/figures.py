@@ -19,11 +19,13 @@ from ..analysis import (
 )
 from ..arrays import Cause, Mask, Positions, Scalars
 from ..torsions import Dihedral, dihedral
+from ..visits import Visits
 from .drawing import ScoredProposals
 from .dynamics import MolecularDynamics, normalised
 from .record import Estimate, Evaluation
 
 BASIN = (0.0, 2.0)  # of phi, in radians: as in the published figures
+BASIN_NAME = f"{BASIN[0]:g} < phi < {BASIN[1]:g} rad"
 
 
 def evaluate(
@@ -138,6 +140,11 @@ def in_basin(phi: Scalars) -> Mask:
     """Which values of phi, in radians, lie in the basin of `free_energy_difference`."""
     inside: Mask = (phi > BASIN[0]) & (phi < BASIN[1])
     return inside
+
+
+def basin_visits(phi: Scalars) -> Visits:
+    """Visits of a chain to that basin, by phi of its states in radians."""
+    return Visits.of(in_basin(phi), BASIN_NAME)
 
 
 def bond_width_ratios(

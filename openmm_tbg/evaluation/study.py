@@ -8,8 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..files import exclusive
-from ..folders import digest_of
+from ..files import digest_of, exclusive
 from ..potential import ReducedPotential
 from ..proposals import ProposalGenerator
 from ..ranks import Rank

@@ -2,7 +2,8 @@
 
 from .chains import free_energy_difference_of_chain as free_energy_difference_of_chain
 from .chains import independent_rows as independent_rows
-from .chains import round_trips as round_trips
+from .convergence import Convergence as Convergence
+from .convergence import forward_and_reverse as forward_and_reverse
 from .estimated import Estimated as Estimated
 from .profile import FreeEnergyProfile as FreeEnergyProfile
 from .profile import free_energy_profile as free_energy_profile

@@ -9,6 +9,7 @@ from jaxtyping import Int
 
 from ..arrays import Mask, Scalars, require_masks, require_numbers
 from ..verdict import doubts_of_round_trips
+from ..visits import Visits
 from .estimated import Estimated
 
 
@@ -39,19 +40,6 @@ def independent_rows(series: Scalars) -> Int[np.ndarray, " kept"]:
 
     rows: Int[np.ndarray, " kept"] = np.array(timeseries.subsample_correlated_data(series))
     return rows
-
-
-def round_trips(first: Mask) -> int:
-    """How often a chain went from one set of configurations to all others and back.
-
-    Args:
-        first: Which of the successive states lie in the set.
-
-    Example:
-        >>> round_trips(np.array([True, False, False, True, False]))
-        1
-    """
-    return int(np.count_nonzero(first[1:] != first[:-1])) // 2
 
 
 def free_energy_difference_of_chain(first: Mask) -> Estimated:
@@ -90,5 +78,5 @@ def free_energy_difference_of_chain(first: Mask) -> Estimated:
         "populations of a chain",
         (len(first),),
         n_effective,
-        doubts=doubts_of_round_trips(round_trips(first)),
+        doubts=doubts_of_round_trips(Visits.of(first, "the set").n_round_trips),
     )

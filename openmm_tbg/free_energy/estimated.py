@@ -89,14 +89,19 @@ def require_length(log_weights: Scalars, **columns: np.ndarray) -> None:
             )
 
 
-def require_sets(weights: Scalars, first: Mask, second: Mask) -> None:
+def require_sets(
+    weights: Scalars,
+    first: Mask,
+    second: Mask,
+    names: tuple[str, str] = ("`first`", "`second`"),
+) -> None:
     """Refuse sets that are no masks, share a proposal, or are reached by no weight."""
     require_masks(first=first, second=second)
     if (first & second).any():
         raise ValueError("first and second share a proposal: give sets without common members")
-    for name, inside in (("first", first), ("second", second)):
+    for name, inside in zip(names, (first, second), strict=True):
         if not weights[inside].any():
             raise ValueError(
-                f"no proposal with a weight above zero lies in `{name}`: draw more, or choose a "
+                f"no proposal with a weight above zero lies in {name}: draw more, or choose a "
                 "larger set"
             )

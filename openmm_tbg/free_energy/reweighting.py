@@ -91,7 +91,12 @@ def average(log_weights: Scalars, observable: Float[np.ndarray, " batch"]) -> Es
     )
 
 
-def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> Estimated:
+def free_energy_difference(
+    log_weights: Scalars,
+    first: Mask,
+    second: Mask,
+    names: tuple[str, str] = ("`first`", "`second`"),
+) -> Estimated:
     r"""Free energy of one set of configurations less that of another, from independent proposals.
 
     $$ \Delta F = -\ln \frac{\sum_{n \in A} w_n}{\sum_{n \in B} w_n}, \qquad
@@ -104,6 +109,7 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
         log_weights: -u - log q of all proposals, -inf where the weight is zero.
         first: Which proposals lie in A.
         second: Which lie in B.
+        names: Of A and B, for what speaks against the figure.
 
     Raises:
         ValueError: Lengths differ, A or B is no mask, they share a proposal, no proposal with a
@@ -117,7 +123,7 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
     """
     weights = normalised(log_weights)
     require_length(log_weights, first=first, second=second)
-    require_sets(weights, first, second)
+    require_sets(weights, first, second, names)
     inside, outside = weights[first], weights[second]
     numbers = effective_number(inside), effective_number(outside)
     return Estimated(
@@ -126,7 +132,7 @@ def free_energy_difference(log_weights: Scalars, first: Mask, second: Mask) -> E
         "reweighting",
         (len(weights),),
         min(numbers),
-        doubts=doubts_of_weights(log_weights, {"`first`": first, "`second`": second}),
+        doubts=doubts_of_weights(log_weights, dict(zip(names, (first, second), strict=True))),
     )
 
 

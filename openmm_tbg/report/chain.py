@@ -11,11 +11,13 @@ from jaxtyping import Float64
 
 from ..arrays import Cause, Mask, Scalars
 from ..citations import Citation, citations_of
-from ..evaluation.figures import in_basin
-from ..free_energy import round_trips
+from ..evaluation.figures import basin_visits, in_basin
+from ..free_energy import Convergence, forward_and_reverse, free_energy_difference_of_chain
 from ..run_record import COUNTS, RunRecord
-from ..torsions import Dihedral, dihedral
+from ..torsions import Dihedral, can_turn, dihedral
 from ..verdict import Verdict, doubts_of_chain
+from ..visits import Visits
+from .contents import N_PARTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,8 @@ class ChainReport:
         n_steps: Steps with proposals.
         n_accepted: Those that changed the state.
         longest_run: Most steps in a row without acceptance, in whole iterations.
-        n_round_trips: Between the basin 0 < phi < 2 (radians) and the rest; None without phi.
+        visits: To the basin 0 < phi < 2 (radians); None without a phi that can turn.
+        convergence: Of F(0 < phi < 2) - F(rest) in kT along the chain; None where it never crossed.
         verdict: How far averages over the chain can be trusted.
         angles: Phi and psi of each state in radians.
         provenance: Model, digests, versions and seed.
@@ -42,7 +45,8 @@ class ChainReport:
     n_steps: int
     n_accepted: int
     longest_run: int
-    n_round_trips: int | None
+    visits: Visits | None
+    convergence: Convergence | None
     verdict: Verdict
     angles: Float64[np.ndarray, "iterations 2"] | None
     provenance: Mapping[str, Any]
@@ -57,7 +61,7 @@ class ChainReport:
 def report_on_run(
     record: RunRecord, ramachandran: tuple[Dihedral, Dihedral] | None = None
 ) -> ChainReport:
-    """Judge what a chain visited by its acceptances, and by its round trips where phi is known.
+    """Judge what a chain visited by its acceptances, and by its visits where phi is known.
 
     Args:
         record: As `read_run` gives it.
@@ -76,7 +80,7 @@ def report_on_run(
     angles = ramachandran and np.stack(
         [dihedral(record.positions_nm, atoms) for atoms in ramachandran], axis=1
     )
-    trips = None if angles is None else round_trips(in_basin(angles[:, 0]))
+    visits = None if ramachandran is None else visits_of_phi(record, ramachandran[0])
     return ChainReport(
         u_kT=record.u,
         accepted=record.n_accepted > 0,
@@ -85,8 +89,9 @@ def report_on_run(
         n_steps=n_steps,
         n_accepted=n_accepted,
         longest_run=longest,
-        n_round_trips=trips,
-        verdict=Verdict(doubts_of_chain(n_steps, n_accepted, longest, trips)),
+        visits=visits,
+        convergence=None if angles is None else _convergence(angles[:, 0], visits),
+        verdict=Verdict(doubts_of_chain(n_steps, n_accepted, longest, visits)),
         angles=angles,
         provenance={
             name: value
@@ -95,6 +100,28 @@ def report_on_run(
         }
         | {"moves": record.metadata["move"]},
         citations=citations_of(),
+    )
+
+
+def visits_of_phi(record: RunRecord, phi: Dihedral) -> Visits | None:
+    """Visits of a chain to the basin 0 < phi < 2 (radians); None where phi is held by a ring.
+
+    Args:
+        record: As `read_run` gives it.
+        phi: Its atoms.
+    """
+    bonds = [(int(one), int(other)) for one, other, *_ in record.metadata["topology"]["bonds"]]
+    if not can_turn(phi, bonds):
+        return None
+    return basin_visits(dihedral(record.positions_nm, phi))
+
+
+def _convergence(phi: Scalars, visits: Visits | None) -> Convergence | None:
+    if visits is None or not visits.n_crossings or len(phi) < N_PARTS:
+        return None
+    there = in_basin(phi)
+    return forward_and_reverse(
+        lambda rows: free_energy_difference_of_chain(there[rows]), len(there), N_PARTS
     )
 
 

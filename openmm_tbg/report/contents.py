@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from ..analysis import effective_sample_size, independence_acceptance, pareto_k
 from ..arrays import Cause, Positions, Scalars
 from ..citations import Citation, citations_of
 from ..evaluation import MolecularDynamics
+from ..evaluation.figures import BASIN_NAME, in_basin
 from ..free_energy import (
+    Convergence,
     Estimated,
     FreeEnergyProfile,
     MultistateFreeEnergies,
+    forward_and_reverse,
+    free_energy_difference,
     free_energy_profile,
     log_normalising_constant,
 )
@@ -28,8 +33,10 @@ from ..torsions import Dihedral, dihedral
 from ..verdict import Verdict, doubts_of_weights
 from .structures import drawn_by_weight
 
+Angles = Float64[np.ndarray, "proposals 2"]
 N_STRUCTURES = 20
 N_BINS = 36
+N_PARTS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +55,7 @@ class Report:
         pareto_k: Tail index of the weights; NaN where too few are above zero.
         verdict: How far averages over the proposals can be trusted.
         free_energies: Figures by name.
+        convergence: Of ln Z over the proposals in their order; None for fewer than ten.
         states: Free energies between states, with their overlap.
         surface: Free energy over phi and psi.
         dynamics: Molecular dynamics of the target.
@@ -65,6 +73,7 @@ class Report:
     pareto_k: float
     verdict: Verdict
     free_energies: Mapping[str, Estimated]
+    convergence: Convergence | None
     states: MultistateFreeEnergies | None
     surface: FreeEnergyProfile | None
     dynamics: MolecularDynamics | None
@@ -92,7 +101,7 @@ def report_on_store(
         potential: Reduced potential of the target in kT, as `ReducedPotential` gives it.
         ramachandran: Atoms of phi and of psi; without them there is no surface.
         dynamics: Frames of the target, to compare energies with.
-        free_energies: Figures for the table, by name, beside ln Z.
+        free_energies: Figures for the table, by name, beside ln Z and that of 0 < phi < 2 rad.
         states: Free energies between states, for their overlap.
         target: Where the potential comes from, for provenance and citations.
 
@@ -111,6 +120,7 @@ def report_on_store(
     everything = {"the target": weights > -math.inf}
     force_field = () if target is None else target.force_field
     log_z = log_normalising_constant(weights)
+    angles = ramachandran and _angles(proposals.positions_nm, weights, ramachandran)
     return Report(
         molecule=molecule,
         positions_nm=proposals.positions_nm,
@@ -121,9 +131,12 @@ def report_on_store(
         acceptance=independence_acceptance(weights),
         pareto_k=pareto_k(weights),
         verdict=Verdict(doubts_of_weights(weights, everything)),
-        free_energies={"ln Z": log_z} | dict(free_energies or {}),
+        free_energies={"ln Z": log_z}
+        | ({} if angles is None else _of_basin(angles[:, 0], weights))
+        | dict(free_energies or {}),
+        convergence=_convergence(weights),
         states=states,
-        surface=ramachandran and _surface(proposals.positions_nm, weights, ramachandran),
+        surface=None if angles is None else _surface(angles, weights),
         dynamics=dynamics,
         provenance={
             "model": store.manifest["reference"],
@@ -145,12 +158,35 @@ def _provenance(target: ReferenceSystem) -> dict[str, str]:
     }
 
 
-def _surface(
+def _convergence(weights: Scalars) -> Convergence | None:
+    if len(weights) < N_PARTS:
+        return None
+    return forward_and_reverse(
+        lambda rows: log_normalising_constant(weights[rows]), len(weights), N_PARTS
+    )
+
+
+def _angles(
     positions_nm: Positions, weights: Scalars, ramachandran: tuple[Dihedral, Dihedral]
-) -> FreeEnergyProfile:
+) -> Angles:
+    """Phi and psi in radians; 0 where the weight is zero, and positions may be anything."""
     angles = np.zeros((len(weights), 2))
     used = weights > -math.inf
     for column, atoms in enumerate(ramachandran):
         angles[used, column] = dihedral(positions_nm[used], atoms)
+    return angles
+
+
+def _of_basin(phi: Scalars, weights: Scalars) -> dict[str, Estimated]:
+    """The free energy of the basin, where it and the rest have proposals with a weight."""
+    used = weights > -math.inf
+    there, rest = in_basin(phi) & used, ~in_basin(phi) & used
+    if not (there.any() and rest.any()):
+        return {}
+    names = BASIN_NAME, "the rest"
+    return {f"F({BASIN_NAME}) - F(rest)": free_energy_difference(weights, there, rest, names)}
+
+
+def _surface(angles: Angles, weights: Scalars) -> FreeEnergyProfile:
     edges = np.linspace(-math.pi, math.pi, N_BINS + 1)
     return free_energy_profile(weights, angles, (edges, edges))

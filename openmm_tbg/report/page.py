@@ -8,6 +8,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from openmm.app import Element
 from ..citations import Citation
 from ..evaluation.record import plain
 from ..files import write_atomically
+from ..free_energy import Convergence
 from ..verdict import Verdict, to_a_tenth
 from .chain import ChainReport
 from .contents import Report
 from .plots import (
     plot_angles,
+    plot_convergence,
     plot_densities,
     plot_energies,
     plot_overlap,
@@ -81,8 +84,9 @@ def write_chain_report(report: ChainReport, path: Path) -> None:
         "n_steps": report.n_steps,
         "n_accepted": report.n_accepted,
         "longest_run": report.longest_run,
-        "n_round_trips": report.n_round_trips,
+        "visits": report.visits and asdict(report.visits),
         "fates": dict(report.fates),
+        "convergence": report.convergence and _columns(report.convergence),
         "provenance": dict(report.provenance),
         "citations": _citations(report.citations),
     }
@@ -94,7 +98,10 @@ def write_chain_report(report: ChainReport, path: Path) -> None:
         if report.angles is not None:
             pictures["angles"] = _inline(plot_angles(report.angles), "Phi and psi of each state")
             pictures["phi"] = _inline(plot_phi(report.angles[:, 0]), "Phi along the chain")
-    _write(path, "chain.html", {"report": report, "pictures": pictures}, figures_of_chain)
+        if report.convergence is not None:
+            axes = plot_convergence(report.convergence, "F(basin) - F(rest)")
+            pictures["convergence"] = _inline(axes, "Free energy from parts of the chain")
+    _write(path, "chain.html", {"report": report, "pictures": pictures}, plain(figures_of_chain))
 
 
 def _write(path: Path, template: str, context: dict[str, Any], content: dict[str, Any]) -> None:
@@ -113,6 +120,10 @@ def _write(path: Path, template: str, context: dict[str, Any], content: dict[str
     write_atomically(path, page.encode())
     text = json.dumps(content, indent=1, allow_nan=False)
     write_atomically(path.with_suffix(".json"), (text + "\n").encode())
+
+
+def _columns(found: Convergence) -> dict[str, Any]:
+    return {name: column.tolist() for name, column in vars(found).items()}
 
 
 def _doubts(verdict: Verdict) -> list[dict[str, str]]:
@@ -151,6 +162,8 @@ def figures(report: Report) -> dict[str, Any]:
         "provenance": dict(report.provenance),
         "citations": _citations(report.citations),
     }
+    if report.convergence is not None:
+        found["convergence"] = _columns(report.convergence)
     if report.states is not None:
         found["overlap"] = report.states.overlap.tolist()
     values: dict[str, Any] = plain(found)
@@ -173,6 +186,9 @@ def _pictures(report: Report) -> dict[str, Markup]:
             "energies": _inline(plot_energies(samples), "Histogram of energies"),
             "densities": _inline(plot_densities(u, log_w), "Energies over densities"),
         }
+        if report.convergence is not None:
+            axes = plot_convergence(report.convergence, "ln Z")
+            pictures["convergence"] = _inline(axes, "ln Z from parts of the proposals")
         if report.surface is not None:
             pictures["surface"] = _inline(plot_surface(report.surface), "Free energy, phi and psi")
             pictures["error"] = _inline(plot_surface_error(report.surface), "Its standard error")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..analysis import log_mean_weight
 from ..arrays import Mask, Scalars
-from ..free_energy import FreeEnergyProfile, MultistateFreeEnergies
+from ..free_energy import Convergence, FreeEnergyProfile, MultistateFreeEnergies
 from ..panels import (
     BLUE,
     DEGREES,
@@ -107,6 +107,24 @@ def plot_overlap(states: MultistateFreeEnergies, axes: Axes | None = None) -> Ax
         axes.text(column, row, f"{overlap:.2f}", ha="center", va="center", color=colour)
     numbers = range(len(states.overlap))
     axes.set(xlabel="state", ylabel="state", xticks=numbers, yticks=numbers)
+    return axes
+
+
+def plot_convergence(found: Convergence, name: str, axes: Axes | None = None) -> Axes:
+    """A figure in kT from growing parts of the samples, forward and in reverse.
+
+    The band is the figure of all samples with its standard error.
+    """
+    axes = axes or new_axes()
+    share, value, error = 100 * found.n / found.n[-1], found.forward[-1], found.forward_error[-1]
+    axes.axhspan(value - error, value + error, color=INK, alpha=0.12, linewidth=0)
+    for values, errors, colour, label in (
+        (found.forward, found.forward_error, BLUE, "the first"),
+        (found.reverse, found.reverse_error, ORANGE, "the last"),
+    ):
+        axes.errorbar(share, values, errors, color=colour, marker=".", capsize=2, label=label)
+    axes.legend(frameon=False)
+    axes.set(xlabel="% of the samples", ylabel=f"{name} / kT")
     return axes
 
 

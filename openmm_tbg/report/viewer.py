@@ -11,7 +11,8 @@ from jaxtyping import Float64
 from rdkit import Chem
 
 from ..arrays import Frame, Positions
-from ..molecule import Molecule, skeleton
+from ..molecule import Molecule
+from ..stereochemistry import skeleton
 from .structures import drawn_by_weight
 
 if TYPE_CHECKING:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +21,8 @@ from openmm import unit
 from tqdm import tqdm
 
 from ..arrays import Frame, Positions
-from ..files import exclusive, write_atomically
-from ..frames import FrameStore
+from ..files import exclusive, write_atomically, writing
+from ..frames import THEN, FrameStore
 from ..progress import progress_bar
 from .bias import RamachandranBias
 from .dynamics import Dynamics
@@ -28,6 +32,9 @@ AUXILIARY_GROUP = 31  # forces that are no part of the target: biases, restraint
 TARGET_GROUPS = set(range(AUXILIARY_GROUP))
 GPU_PLATFORMS = {"CUDA", "HIP", "OpenCL"}
 N_COUNT_BYTES = 8
+N_DIGEST_BYTES = 32
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,20 +84,42 @@ class Trajectory:
 
 
 def run_all(trajectories: Sequence[Trajectory], n_processes: int) -> None:
-    """Run trajectories to their ends, in this process or in several new ones.
+    """Run trajectories to their ends, in this process or in several new ones at a time.
+
+    One that fails is named in the log, and does not keep the others from their ends.
 
     Raises:
-        RuntimeError: if one blows up.
+        Exception: what the first failed with, as in `run`, once the others have ended.
     """
     if n_processes == 1:
-        for trajectory in trajectories:
-            run(trajectory)
-        return
-    # A forked child hangs in a Context of its parent.
+        failures = [_failure(run, trajectory) for trajectory in trajectories]
+    else:
+        with ThreadPoolExecutor(n_processes) as threads:
+            failures = list(threads.map(partial(_failure, _run_in_a_process), trajectories))
+    for failure in filter(None, failures):
+        raise failure
+
+
+def _failure(run_one: Callable[[Trajectory], None], trajectory: Trajectory) -> Exception | None:
+    try:
+        run_one(trajectory)
+    except Exception as error:  # whatever it is, the other trajectories go on
+        _log.warning("%s failed: %s", trajectory.name, str(error))  # a kept error keeps its arrays
+        return error
+    return None
+
+
+def _run_in_a_process(trajectory: Trajectory) -> None:
+    # A forked child hangs in a Context of its parent, and one that dies ends its pool.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_processes, spawn, _end_with_parent) as executor:
-        for _ in executor.map(run, trajectories):
-            pass
+    with ProcessPoolExecutor(1, spawn, _end_with_parent) as executor:
+        try:
+            executor.submit(run, trajectory).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"the process of {trajectory.name} was ended from outside, perhaps for its memory: "
+                "simulate again, which goes on"
+            ) from error
 
 
 def _end_with_parent() -> None:
@@ -109,8 +138,9 @@ def run(trajectory: Trajectory) -> None:
     """Run a trajectory to its end from its start or its last checkpoint.
 
     Raises:
-        RuntimeError: if it blows up.
+        RuntimeError: if it blows up, or its checkpoint is damaged.
         FileNotFoundError: if some of its frames are there, but not its checkpoint.
+        OSError: if its checkpoint cannot be written.
     """
     with exclusive(trajectory.checkpoint.with_suffix(".lock")):
         stores = [FrameStore(track.store, "r+") for track in trajectory.tracks]
@@ -127,24 +157,30 @@ def run(trajectory: Trajectory) -> None:
                 for track, store in zip(trajectory.tracks, stores, strict=True):
                     _write(track, store, n_done, positions_nm, forces_per_nm)
                 n_done += n_chunk
-                count = n_done.to_bytes(N_COUNT_BYTES, "little")
-                write_atomically(trajectory.checkpoint, count + context.createCheckpoint())
+                content = n_done.to_bytes(N_COUNT_BYTES, "little") + context.createCheckpoint()
+                with writing(f"the state of {trajectory.name}", THEN):
+                    write_atomically(trajectory.checkpoint, sha256(content).digest() + content)
                 _finish(trajectory, stores, n_done)
 
 
 def _resume_point(trajectory: Trajectory, stores: Sequence[FrameStore]) -> tuple[int, bytes | None]:
     """The number of frames that are written, and the state of the Context after them."""
-    if trajectory.checkpoint.exists():
-        content = trajectory.checkpoint.read_bytes()
-        return int.from_bytes(content[:N_COUNT_BYTES], "little"), content[N_COUNT_BYTES:]
+    checkpoint = trajectory.checkpoint
     tracks = zip(trajectory.tracks, stores, strict=True)
     n_done = {int(store.n_done[track.walker]) for track, store in tracks}
-    if n_done not in ({0}, {trajectory.n_frames}):
-        raise FileNotFoundError(
-            f"{trajectory.checkpoint} is gone, without which {trajectory.name} cannot go on: read "
-            "the frames that are there with load_frames, and simulate into another folder"
-        )
-    return n_done.pop(), None
+    if n_done == {trajectory.n_frames} or (n_done == {0} and not checkpoint.exists()):
+        return n_done.pop(), None
+    instead = (
+        f"without which {trajectory.name} cannot go on: read the frames that are there with "
+        "load_frames, and simulate into another folder"
+    )
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{checkpoint} is gone, {instead}")
+    stored = checkpoint.read_bytes()
+    digest, content = stored[:N_DIGEST_BYTES], stored[N_DIGEST_BYTES:]
+    if sha256(content).digest() != digest:
+        raise RuntimeError(f"{checkpoint} is damaged, {instead}")
+    return int.from_bytes(content[:N_COUNT_BYTES], "little"), content[N_COUNT_BYTES:]
 
 
 def _finish(trajectory: Trajectory, stores: Sequence[FrameStore], n_done: int) -> None:

@@ -51,7 +51,7 @@ def simulate(
     Raises:
         ValueError: for numbers that cannot be, or a folder with frames of another simulation.
         FileExistsError: if `out` is something else than a folder of frames.
-        RuntimeError: if a trajectory blows up.
+        RuntimeError: if a trajectory blows up or its process dies; the others come to their ends.
     """
     out = Path(out)
     if n_processes < 1:

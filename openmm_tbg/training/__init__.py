@@ -1,10 +1,8 @@
-"""Fits a field to frames, or a model to its own proposals; no sampler imports it."""
+"""Fits a field to frames; no sampler imports it, and it needs neither OpenMM nor RDKit."""
 
-from .adaptation import AdaptationSettings as AdaptationSettings
-from .adaptation import adapt as adapt
-from .adaptation_record import Adaptation as Adaptation
-from .adaptation_record import ModelQuality as ModelQuality
 from .data import MoleculeFrames as MoleculeFrames
+from .likelihood import HeldOutLikelihood as HeldOutLikelihood
+from .likelihood import held_out_likelihood as held_out_likelihood
 from .newton import StiffTerms as StiffTerms
 from .objectives import ResidualMatching as ResidualMatching
 from .objectives import Task as Task

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from ..folders import digest_of
+from ..files import digest_of
 
 Fingerprint = dict[str, str | float | None]
 FrameBatch = Float[Tensor, "batch atoms 3"]

@@ -58,9 +58,15 @@ class Progress:
     loss: float
     validation: tuple[float, ...]
 
+    @property
+    def minutes_left(self) -> float:
+        """Until the last step, at the mean speed of those done."""
+        return self.minutes / self.step * (self.n_steps - self.step) if self.step else math.nan
+
     def __str__(self) -> str:
         values = " ".join(f"{v:.4f}" for v in self.validation)
         return (
-            f"step {self.step} of {self.n_steps}  {self.minutes:.1f} min  loss {self.loss:.4f}  "
+            f"step {self.step} of {self.n_steps}  {self.minutes:.1f} min, "
+            f"{self.minutes_left:.1f} left  loss {self.loss:.4f}  "
             f"validation {values}"
         )

@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..files import write_atomically
+from ..files import write_atomically, writing
 from .data import MoleculeFrames, centred_noise, draw_times
 from .objectives import Objective, Task
-from .origin import fingerprints, require_origin
+from .origin import fingerprints, require_origin, require_sound
 from .predictions import compiled_predictions, plain_predictions
 from .settings import Progress, TrainingSettings
 from .weighting import TimeWeights
@@ -45,7 +45,7 @@ class Trainer:
 
     Args:
         tasks: the molecules; one field, or fields that share their parameters. Other frames than
-            the checkpoint was made with are refused.
+            the checkpoint was made with are refused; forces may be left out from now on, or come.
         settings: refused if the checkpoint was made with others, except for `n_steps`.
         checkpoint: file to resume from and to write to.
         compile_network: compile the network first (a minute or two; 1.5 times as fast on a CPU).
@@ -54,6 +54,7 @@ class Trainer:
     Raises:
         ValueError: if there are no tasks, the batch cannot be shared evenly, or the checkpoint
             belongs to other settings, another network or other frames.
+        RuntimeError: if the checkpoint is damaged.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Trainer:
 
         Raises:
             SystemExit: after SIGTERM, with the checkpoint written.
+            OSError: if the checkpoint cannot be written; the one before it is sound.
         """
         if minutes is not None and self.step:
             self._fit_to(minutes, self.minutes / self.step)
@@ -236,10 +238,12 @@ class Trainer:
         }
         content = io.BytesIO()
         torch.save(state, content)
-        write_atomically(self.checkpoint, content.getvalue())
+        with writing(f"checkpoint {self.checkpoint}", "run again; the one before it is sound"):
+            write_atomically(self.checkpoint, content.getvalue())
 
     def _load(self) -> None:
         device = self.parameters[0].device
+        require_sound(self.checkpoint)
         state: dict[str, Any] = torch.load(self.checkpoint, map_location=device, weights_only=True)
         require_origin(state, self.settings, self.fields[0], self._frames, self.checkpoint)
         self.fields[0].load_state_dict(state["field"])

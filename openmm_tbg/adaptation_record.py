@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..analysis import bootstrap_error, effective_sample_size, independence_acceptance, pareto_k
-from ..arrays import Scalars
-from ..evaluation.record import Estimate
-from ..generator import BoltzmannGenerator
+from .analysis import bootstrap_error, effective_sample_size, independence_acceptance, pareto_k
+from .arrays import Scalars
+from .evaluation.record import Estimate
+from .generator import BoltzmannGenerator
 
 
 @dataclass(frozen=True)

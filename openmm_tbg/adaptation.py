@@ -29,24 +29,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..analysis import tempering_power
-from ..arrays import Positions, Scalars
-from ..checkpoint import ModelCard, TrainedModel, file_sha256
-from ..fields.egnn import EGNN
-from ..files import write_atomically
-from ..generator import BoltzmannGenerator
-from ..metropolis import log_weights
-from ..potential import ReducedPotential, require_supported
-from ..proposals import Proposals
-from ..simulation.manifest import stiff_terms
-from ..store import ProposalStore
 from .adaptation_record import Adaptation, ModelQuality
-from .data import MoleculeFrames
-from .newton import StiffTerms
-from .objectives import Objective, ResidualMatching, Task, VelocityMatching
-from .settings import Progress, TrainingSettings
-from .single import averaged_weights
-from .trainer import Trainer
+from .analysis import tempering_power
+from .arrays import Positions, Scalars
+from .checkpoint import ModelCard, TrainedModel, file_sha256
+from .fields.egnn import EGNN
+from .files import write_atomically
+from .generator import BoltzmannGenerator
+from .metropolis import log_weights
+from .potential import ReducedPotential, require_supported
+from .proposals import Proposals
+from .simulation.manifest import stiff_terms
+from .store import ProposalStore
+from .training.data import MoleculeFrames
+from .training.newton import StiffTerms
+from .training.objectives import Objective, ResidualMatching, Task, VelocityMatching
+from .training.settings import Progress, TrainingSettings
+from .training.single import averaged_weights
+from .training.trainer import Trainer
 
 FEWEST_USABLE = 16  # proposals that a round can learn from
 HELD_BACK = 8  # one sample in so many validates
