@@ -90,13 +90,14 @@ def by_weights(problem: Problem, seed: int, seconds: float) -> Sampled:
 
 
 def by_basins(problem: Problem, seed: int, seconds: float) -> Sampled:
-    """A third of the time each for proposals, dynamics inside each basin, densities of its frames.
+    """Half of the time for proposals, an eighth each for dynamics inside a basin, and a quarter
+    for the densities of its frames.
 
     Each frame of a basin has the same weight, so that all together have its share.
     """
     started = problem.clock()
     weighing = Weighing.of(problem, seed, KEEP_IN_SETS, InBasin(problem.basin))
-    positions, weights = weighing.draw(problem, seed + 1, started + seconds / 3)
+    positions, weights = weighing.draw(problem, seed + 1, started + seconds / 2)
     there = problem.basin.holds(positions)
     frames = []
     for number, (basin, side) in enumerate(
@@ -105,7 +106,7 @@ def by_basins(problem: Problem, seed: int, seconds: float) -> Sampled:
         inside = np.where(side, weights, -np.inf)
         if inside.max() == -np.inf:
             raise ValueError("no proposal with a weight above zero lies on one side: run longer")
-        end = started + seconds * (3 + number) / 6
+        end = started + seconds * (5 + number) / 8
         frames.append(within(problem, basin, positions[inside.argmax()], seed, end))
     chosen = [independent(problem, each, seed + 2) for each in frames]
     at_frames = densities(problem, weighing, chosen, started + seconds)

@@ -404,6 +404,22 @@ def test_states_that_hardly_overlap_are_doubted_and_others_refused() -> None:
         multistate(*apart(60.0))
 
 
+def test_a_state_of_which_nothing_was_drawn_is_judged_by_its_tail() -> None:
+    """Samples of width 0.35 for a target of width 1: k = 1 - 0.35^2, whatever the effective number.
+
+    Samples of the target itself bound the weights, and the doubt is gone.
+    """
+    rng = np.random.default_rng(26)
+    x = np.concatenate([0.35 * rng.normal(size=10_000), rng.normal(size=300)])
+    u_kn = np.stack([(x / 0.35) ** 2 / 2, x**2 / 2])
+    alone = multistate(u_kn[:, :10_000], np.array([10_000, 0]))
+    assert alone.n_effective.min() > 50
+    assert [str(each.trust) for each in alone.doubts] == ["do not trust"]
+    assert alone.doubts[0].reason.startswith("state 1: Pareto k of 10000 weights is 0.")
+    both = multistate(u_kn, np.array([10_000, 300]))
+    assert not any("Pareto" in doubt.reason for doubt in both.doubts)
+
+
 def test_a_ladder_is_as_good_as_its_weakest_link() -> None:
     """Ends of a ladder need not overlap; taking a rung out leaves a gap."""
     rng = np.random.default_rng(14)

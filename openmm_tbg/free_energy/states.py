@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import rustworkx as rx
 from jaxtyping import Float, Float64, Int
 
+from ..analysis import pareto_k
 from ..arrays import Scalars, is_array, require_numbers
-from ..verdict import Doubt, Verdict, doubts_of_number, doubts_of_overlap
+from ..verdict import Doubt, Verdict, doubts_of_number, doubts_of_overlap, doubts_of_tail
 from .estimated import Estimated, require_length
 from .profile import (
     OUTSIDE,
@@ -76,9 +77,7 @@ class MultistateFreeEnergies:
         They hold the free energies of the states, whose errors nothing knows that takes them as
         weights of independent proposals: for errors ask `average` and `profile`.
         """
-        with np.errstate(divide="ignore"):
-            logarithms: Scalars = np.log(self._mbar.weights()[:, state])
-        return logarithms
+        return _log_weights(self._mbar, state)
 
     def average(self, observable: Float[np.ndarray, " samples"], state: int) -> Estimated:
         """The average in one state of an observable known at every sample.
@@ -136,6 +135,7 @@ def multistate(u_kn: ReducedPotentials, n_k: Counts) -> MultistateFreeEnergies:
     $$ f_i = -\ln \sum_n \frac{e^{-u_i(x_n)}}{\sum_k N_k e^{f_k - u_k(x_n)}} $$
 
     A flow is a state with $u = -\log q$. A configuration outside a state has $u = \infty$ there.
+    A state of which nothing was drawn is judged by the tail of its weights, as in `verdict`.
 
     Args:
         u_kn: Reduced potential of every sample in every state; samples in the order of the states
@@ -174,6 +174,10 @@ def multistate(u_kn: ReducedPotentials, n_k: Counts) -> MultistateFreeEnergies:
     poorest = f"effective samples in state {int(n_effective.argmin())}"
     doubts = doubts_of_overlap(weakest)
     doubts += doubts_of_number(float(n_effective.min()), poorest, "draw more")
+    for state in np.flatnonzero(n_k == 0).tolist():
+        log_weights = _log_weights(mbar, state)
+        tail = doubts_of_tail(pareto_k(log_weights), int((log_weights > -np.inf).sum()))
+        doubts += tuple(replace(each, reason=f"state {state}: {each.reason}") for each in tail)
     return MultistateFreeEnergies(
         differences,
         errors,
@@ -184,6 +188,12 @@ def multistate(u_kn: ReducedPotentials, n_k: Counts) -> MultistateFreeEnergies:
         doubts,
         mbar,
     )
+
+
+def _log_weights(mbar: MBAR, state: int) -> Scalars:
+    with np.errstate(divide="ignore"):
+        logarithms: Scalars = np.log(mbar.weights()[:, state])
+    return logarithms
 
 
 def _weakest_link(
