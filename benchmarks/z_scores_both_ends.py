@@ -17,7 +17,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from alanine_basins import BASINS, RARE, REFERENCE, Problem, inside_weights
+from alanine_basins import BASINS, RARE, REFERENCE, Problem
 from likelihood import machine
 from z_scores import row_of
 
@@ -26,6 +26,16 @@ from openmm_tbg.metropolis import log_weights
 from openmm_tbg.store import ProposalStore
 
 NUMBERS_OF_SETS = (8, 16)
+
+
+def inside_weights(problem: Problem, name: str) -> np.ndarray:
+    """-u - log q at all frames of a basin whose densities are there."""
+    parts = [np.load(file) for file in sorted(problem.folder.glob(f"densities_{name}_????.npz"))]
+    frames, log_q = (
+        np.concatenate([part[column] for part in parts]) for column in ("positions_nm", "log_q")
+    )
+    known = np.isfinite(log_q)
+    return -problem.potential(frames[known]) - log_q[known]
 
 
 def of_sets(
@@ -41,8 +51,6 @@ def of_sets(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=12_000, help="of each basin, as simulated")
-    parser.add_argument("--densities", type=int, default=500, help="of these, as evaluated")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--out", type=Path)
@@ -52,7 +60,7 @@ def main() -> None:
     drawn = ProposalStore(options.folder / "proposals").read()
     u = drawn.reduced_potentials(problem.potential)
     weights, rare = log_weights(u, drawn.log_q, drawn.passes), RARE.holds(drawn.positions_nm)
-    frames = [inside_weights(problem, name, options) for name in BASINS]
+    frames = [inside_weights(problem, name) for name in BASINS]
     known = json.loads(REFERENCE.read_text())
     reference_error = max(known["standard_error_by_block_length"].values())
     rows = []
