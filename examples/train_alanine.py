@@ -4,7 +4,7 @@
 
 Run it again to go on where it stopped. On a GPU add `--device cuda --batch-size 512`, and
 `--start alanine-dipeptide` to go on from the model that ships instead of from nothing; with that
-and frames in an .npz file (`--frames`), neither OpenMM nor RDKit is needed. Several processes:
+and whole `--frames` neither OpenMM nor RDKit is needed. Several processes:
 `accelerate launch --num_processes 2 examples/train_alanine.py ...`.
 """
 
@@ -24,7 +24,7 @@ logging.getLogger("pymbar").setLevel(logging.ERROR)  # its banner on missing JAX
 from openmm_tbg.checkpoint import ModelCard, TrainedModel
 from openmm_tbg.encoding import encode_backbone, encode_full
 from openmm_tbg.fields.architecture import DenoiserArchitecture, EGNNArchitecture
-from openmm_tbg.frames import Frames, load_frames
+from openmm_tbg.frames import Frames, FrameStore, load_frames
 from openmm_tbg.models import find_model
 from openmm_tbg.molecule import Molecule
 from openmm_tbg.training import (
@@ -83,9 +83,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def is_complete(folder: Path) -> bool:
+    return folder.is_dir() and FrameStore(folder).complete
+
+
 def training_frames(options: argparse.Namespace) -> Frames:
     """Frames that reach every basin by a bias on phi and psi, with the weights that undo it."""
-    if options.frames.suffix == ".npz":
+    if options.frames.suffix == ".npz" or is_complete(options.frames):
         return load_frames(options.frames)
     from openmm_tbg.reference import alanine_dipeptide
     from openmm_tbg.simulation import Dynamics, simulate

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from miniatures import CHIRAL, frames_of, trained
 from rdkit import Chem
-from structures import Alanine, structure_from_smiles
+from structures import structure_from_smiles
 
 from openmm_tbg.checkpoint import TrainedModel
 from openmm_tbg.filters import COVALENT_RADII
 from openmm_tbg.generator import BoltzmannGenerator
 from openmm_tbg.models import find_model
+from openmm_tbg.reference import alanine_dipeptide
+from openmm_tbg.simulation import Dynamics, simulate
 
 ROOT = Path(__file__).parents[1]
 MISSING = (
@@ -105,14 +107,13 @@ def test_a_model_trains_and_says_how_likely_frames_are(tmp_path: Path) -> None:
     assert_draws_the_same(Path(out), 50, tmp_path)
 
 
-def test_the_example_goes_on_training_the_shipped_model(alanine: Alanine, tmp_path: Path) -> None:
-    noise = np.random.default_rng(7).normal(scale=0.002, size=(40, 22, 3))
-    np.savez(
-        tmp_path / "frames.npz", positions_nm=(alanine.positions_nm + noise).astype(np.float32)
-    )
+def test_the_example_goes_on_training_the_shipped_model(tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    dynamics = Dynamics(interval_ps=0.1, equilibration_ps=0.1)
+    simulate(alanine_dipeptide(), frames, dynamics=dynamics, n_frames=40, n_walkers=1, seed=7)
     out, run = tmp_path / "trained.safetensors", tmp_path / "run.pt"
-    line = f"--frames {tmp_path}/frames.npz --start alanine-dipeptide --steps 2 --every 2"
-    line += f" --held-out 2 --without-forces --checkpoint {run} --out {out}"
+    line = f"--frames {frames} --start alanine-dipeptide --steps 2 --every 2"
+    line += f" --held-out 2 --checkpoint {run} --out {out}"
     printed = run_without(EXAMPLE, str(ROOT / "examples" / "train_alanine.py"), *line.split())
     assert printed.startswith("step 2 of 2 ")
     card = TrainedModel.load(out).card
