@@ -76,10 +76,10 @@ def bennett_difference(
     $$ \Delta F = -\ln \frac{n_A \hat r_A}{n_B \hat r_B}, \qquad
        \sigma^2 = \sigma_A^2 + \sigma_B^2 + \frac{1}{n_A} + \frac{1}{n_B} $$ with $n_A$ the
     proposals inside A whose weight is not zero, and $\hat r_A$ the Bennett acceptance ratio between
-    the flow and the target, both restricted to A. Samples inside a set come from dynamics that a wall
-    keeps there (`simulation.torsion_wall`): it has to cross nothing, since the flow joins the sets.
-    The error is smaller than that of `free_energy_difference` where proposals cover the target
-    thinly, as they do a rare basin.
+    the flow and the target, both restricted to A. Samples inside a set come from dynamics that a
+    wall keeps there (`simulation.torsion_wall`): it has to cross nothing, since the flow joins the
+    sets. The error is smaller than that of `free_energy_difference` where proposals cover the
+    target thinly, as they do a rare basin.
 
     Args:
         log_weights: -u - log q of all proposals, -inf where the weight is zero.
