@@ -157,6 +157,19 @@ def test_sets_from_both_ends_have_a_smaller_error() -> None:
     assert abs(both.value - alone.value) < 4 * alone.error
 
 
+def test_rows_without_weight_change_nothing_in_a_set() -> None:
+    """As those that a filter or the thinning left out, wherever they lie."""
+    rng = np.random.default_rng(22)
+    x, y = proposals(400, rng), target_samples(400, rng)
+    inside = log_weight(y[y > SPLIT]), log_weight(y[y <= SPLIT])
+    weights, more = log_weight(x), np.full(900, -INF)
+    found = bennett_difference(weights, x > SPLIT, x <= SPLIT, *inside)
+    first = np.concatenate([x > SPLIT, rng.random(900) < 0.5])
+    padded = bennett_difference(np.concatenate([weights, more]), first, ~first, *inside)
+    assert (padded.value, padded.error) == pytest.approx((found.value, found.error), rel=1e-9)
+    assert padded.overlap == found.overlap > 0.1
+
+
 def test_doubts_of_a_set_name_it() -> None:
     first = np.arange(100) < 95
     found = bennett_difference(np.zeros(100), first, ~first, np.zeros(40), np.zeros(40))

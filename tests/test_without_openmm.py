@@ -21,7 +21,10 @@ from openmm_tbg.checkpoint import TrainedModel
 from openmm_tbg.filters import COVALENT_RADII
 from openmm_tbg.generator import BoltzmannGenerator
 from openmm_tbg.models import find_model
+from openmm_tbg.reference import alanine_dipeptide
+from openmm_tbg.simulation import Dynamics, simulate
 
+ROOT = Path(__file__).parents[1]
 MISSING = (
     "arviz_stats", "matplotlib", "mdtraj", "openmm", "openmmtools", "pandas", "PeptideBuilder",
     "pymbar", "rdkit", "rustworkx", "yaml", "zarr",
@@ -60,6 +63,13 @@ trained_model(model, trainer).save(Path(out))
 """
 
 
+EXAMPLE = """
+import runpy
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def run_without(script: str, *arguments: str) -> str:
     command = [sys.executable, "-c", WITHOUT + script, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -95,6 +105,20 @@ def test_a_model_trains_and_says_how_likely_frames_are(tmp_path: Path) -> None:
     printed = run_without(TRAIN, start, frames, out)
     assert re.match(r"-log q -\d+\.\d\d \+- \d\.\d\d nats \(\d frames", printed)
     assert_draws_the_same(Path(out), 50, tmp_path)
+
+
+def test_the_example_goes_on_training_the_shipped_model(tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    dynamics = Dynamics(interval_ps=0.1, equilibration_ps=0.1)
+    simulate(alanine_dipeptide(), frames, dynamics=dynamics, n_frames=40, n_walkers=1, seed=7)
+    out, run = tmp_path / "trained.safetensors", tmp_path / "run.pt"
+    line = f"--frames {frames} --start alanine-dipeptide --steps 2 --every 2"
+    line += f" --held-out 2 --checkpoint {run} --out {out}"
+    printed = run_without(EXAMPLE, str(ROOT / "examples" / "train_alanine.py"), *line.split())
+    assert printed.startswith("step 2 of 2 ")
+    card = TrainedModel.load(out).card
+    assert (card.training["start"], card.training["held_out"]["n"]) == ("alanine-dipeptide", 2)
+    assert f"-log q {card.training['held_out']['nll_nm']:.2f} " in printed
 
 
 def test_covalent_radii_are_those_of_rdkit() -> None:

@@ -75,8 +75,8 @@ def bennett_difference(
 
     $$ \Delta F = -\ln \frac{n_A \hat r_A}{n_B \hat r_B}, \qquad
        \sigma^2 = \sigma_A^2 + \sigma_B^2 + \frac{1}{n_A} + \frac{1}{n_B} $$ with $n_A$ the
-    proposals inside A, and $\hat r_A$ the Bennett acceptance ratio between the flow and the target,
-    both restricted to A. Samples inside a set come from dynamics that a
+    proposals inside A whose weight is not zero, and $\hat r_A$ the Bennett acceptance ratio between
+    the flow and the target, both restricted to A. Samples inside a set come from dynamics that a
     wall keeps there (`simulation.torsion_wall`): it has to cross nothing, since the flow joins the
     sets. The error is smaller than that of `free_energy_difference` where proposals cover the
     target thinly, as they do a rare basin.
@@ -108,11 +108,12 @@ def bennett_difference(
         True
     """
     require_length(log_weights, first=first, second=second)
-    require_sets(normalised(log_weights), first, second)
+    weights = normalised(log_weights)
+    require_sets(weights, first, second)
     sides, doubts = [], []
     for name, inside, sampled in (
-        ("first", first, log_weights_first),
-        ("second", second, log_weights_second),
+        ("first", first & (weights > 0), log_weights_first),
+        ("second", second & (weights > 0), log_weights_second),
     ):
         try:
             side = bennett(log_weights[inside], sampled)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +42,7 @@ def held_out_likelihood(model: TrainedModel, trainer: Trainer, n: int) -> HeldOu
 
     Unlike the loss, it is a figure of the density with which proposals are weighted, and models of
     any architecture and objective can be compared by it. Frames are drawn with their weights, the
-    same ones at every call.
+    same ones at every call; TF32, in which a GPU may train, is off meanwhile.
 
     Args:
         model: with which the run began.
@@ -57,9 +59,21 @@ def held_out_likelihood(model: TrainedModel, trainer: Trainer, n: int) -> HeldOu
     rows = frames.draw(n, torch.Generator(device).manual_seed(0))
     positions_nm = frames.positions_nm[rows].double().cpu().numpy()
     generator = BoltzmannGenerator(trained_model(model, trainer), "in training", "", str(device))
-    log_q = generator.evaluate(positions_nm).log_q
+    with full_float32():
+        log_q = generator.evaluate(positions_nm).log_q
     known = log_q[~np.isnan(log_q)]
     if len(known) < 2:
         return HeldOutLikelihood(math.nan, math.nan, len(known), n - len(known))
     error = float(known.std(ddof=1)) / math.sqrt(len(known))
     return HeldOutLikelihood(-float(known.mean()), error, len(known), n - len(known))
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Matrix products without the rounding that training may allow."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
