@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -71,14 +72,39 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str
 
 
 def write_frames(path: Path, topology: Topology, positions_nm: Positions) -> None:
-    """Write configurations as PDB, XTC (to 0.001 nm), DCD or NumPy arrays."""
+    """Write configurations as PDB, XTC (to 0.001 nm), DCD or NumPy arrays.
+
+    Raises:
+        OSError: They cannot be written; a file that was there is as it was.
+    """
+    from ..files import PARTIAL, sync, writing
+
+    partial = path.with_name(f"{path.stem}{PARTIAL}{path.suffix}")  # the format is in the ending
+    with writing(str(path), "give the command again"):
+        try:
+            _write_frames(partial, topology, positions_nm)
+            sync(partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _write_frames(path: Path, topology: Topology, positions_nm: Positions) -> None:
     import mdtraj
     import numpy as np
 
     if path.suffix == ".npz":
         np.savez(path, positions_nm=positions_nm)
         return
-    mdtraj.Trajectory(positions_nm, mdtraj.Topology.from_openmm(topology)).save(str(path))
+    frames = mdtraj.Trajectory(positions_nm, mdtraj.Topology.from_openmm(topology))
+    try:
+        frames.save(str(path))
+    except (RuntimeError, TypeError) as error:  # what a full disk is to its writers of XTC and DCD
+        raise OSError(errno.EIO, "MDTraj wrote a part of it") from error
+    if path.suffix == ".xtc":
+        with mdtraj.open(str(path)) as written:  # the end may be lost without a word
+            if len(written) < len(frames):
+                raise OSError(errno.EIO, f"MDTraj wrote {len(written)} of {len(frames)} frames")
 
 
 def _cell(value: Any) -> Any:

@@ -75,13 +75,19 @@ def command(
 
 
 def _export(path: Path, found: Weighted) -> None:
+    import io
+
     import numpy as np
 
-    drawn = found.proposals
+    from ..files import write_atomically, writing
+
+    drawn, content = found.proposals, io.BytesIO()
     np.savez(
-        path,
+        content,
         positions_nm=drawn.positions_nm,
         log_q=drawn.log_q,
         u=found.u,
         log_weights=found.log_weights,
     )
+    with writing(str(path), "give the command again"):
+        write_atomically(path, content.getvalue())
