@@ -19,7 +19,17 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 # A module may import from the layers above its own; a new module has to take its place here.
 LAYERS = (
     ("arrays", "citations", "files", "shown"),
-    ("folders", "frames", "grid", "molecule", "progress", "ranks", "semi_empirical", "torsions"),
+    (
+        "exports",
+        "folders",
+        "frames",
+        "grid",
+        "molecule",
+        "progress",
+        "ranks",
+        "semi_empirical",
+        "torsions",
+    ),
     ("encoding",),
     ("transferable",),
     ("prior",),

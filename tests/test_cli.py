@@ -655,7 +655,7 @@ def test_an_export_to_a_full_disk_is_said_and_leaves_the_earlier_one(
         n_pages += -(-whole.stat().st_size // 4096)
     filler.touch()
     filler.write_bytes(bytes(4096 * (os.statvfs(small_disk).f_bavail - n_pages)))
-    with pytest.raises(OSError, match=rf"run\.{ending} cannot be written \(.*command again"):
+    with pytest.raises(OSError, match=rf"run\.{ending} cannot be written \(.*export again"):
         write_frames(file, alanine.topology, frames)
     assert file.read_bytes() == earlier
     assert {path.name for path in small_disk.iterdir()} == {file.name, filler.name}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import rich_click as click
 if TYPE_CHECKING:
     from openmm.app import Topology
 
-    from ..arrays import Positions
+    from ..arrays import Positions, Scalars
 
 TABLES = ("json", "csv")
 FRAMES = ("pdb", "xtc", "dcd", "npz")
@@ -77,34 +76,27 @@ def write_frames(path: Path, topology: Topology, positions_nm: Positions) -> Non
     Raises:
         OSError: They cannot be written; a file that was there is as it was.
     """
-    from ..files import PARTIAL, sync, writing
-
-    partial = path.with_name(f"{path.stem}{PARTIAL}{path.suffix}")  # the format is in the ending
-    with writing(str(path), "give the command again"):
-        try:
-            _write_frames(partial, topology, positions_nm)
-            sync(partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def _write_frames(path: Path, topology: Topology, positions_nm: Positions) -> None:
     import mdtraj
-    import numpy as np
+
+    from ..exports import export_trajectory
 
     if path.suffix == ".npz":
-        np.savez(path, positions_nm=positions_nm)
-        return
-    frames = mdtraj.Trajectory(positions_nm, mdtraj.Topology.from_openmm(topology))
-    try:
-        frames.save(str(path))
-    except (RuntimeError, TypeError) as error:  # what a full disk is to its writers of XTC and DCD
-        raise OSError(errno.EIO, "MDTraj wrote a part of it") from error
-    if path.suffix == ".xtc":
-        with mdtraj.open(str(path)) as written:  # the end may be lost without a word
-            if len(written) < len(frames):
-                raise OSError(errno.EIO, f"MDTraj wrote {len(written)} of {len(frames)} frames")
+        write_arrays(path, positions_nm=positions_nm)
+    else:
+        frames = mdtraj.Trajectory(positions_nm, mdtraj.Topology.from_openmm(topology))
+        export_trajectory(frames, path)
+
+
+def write_arrays(path: Path, **arrays: Positions | Scalars) -> None:
+    """Write NumPy arrays by their names; errors as in `write_frames`."""
+    import numpy as np
+
+    from ..files import write_atomically, writing
+
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    with writing(str(path), "export again"):
+        write_atomically(path, content.getvalue())
 
 
 def _cell(value: Any) -> Any:

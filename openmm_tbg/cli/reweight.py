@@ -8,7 +8,7 @@ from pathlib import Path
 import rich_click as click
 
 from .command import Command
-from .formats import TABLES, OutputFile, write_rows
+from .formats import TABLES, OutputFile, write_arrays, write_rows
 from .options import molecule_argument, source_argument, target_options
 from .weighing import Weighted, read_weighted
 
@@ -75,19 +75,11 @@ def command(
 
 
 def _export(path: Path, found: Weighted) -> None:
-    import io
-
-    import numpy as np
-
-    from ..files import write_atomically, writing
-
-    drawn, content = found.proposals, io.BytesIO()
-    np.savez(
-        content,
+    drawn = found.proposals
+    write_arrays(
+        path,
         positions_nm=drawn.positions_nm,
         log_q=drawn.log_q,
         u=found.u,
         log_weights=found.log_weights,
     )
-    with writing(str(path), "give the command again"):
-        write_atomically(path, content.getvalue())
