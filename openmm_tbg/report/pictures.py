@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ STYLE: Any = {
     "svg.hashsalt": "openmm_tbg",
 }
 COLUMNS = 3  # of a sheet
+CHARACTERS = 140  # of a heading, on a line
 DOTS_PER_INCH = 130
 
 
@@ -74,7 +76,7 @@ def sheet(pictures: Pictures, heading: str) -> bytes:
             axes.set_title(picture.title, loc="left")
         for axes in places[len(pictures) :]:
             axes.remove()
-        figure.suptitle(heading, ha="left", x=0.01)
+        figure.suptitle(textwrap.fill(heading, CHARACTERS), ha="left", x=0.01)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
     return buffer.getvalue()
