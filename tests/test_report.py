@@ -445,6 +445,9 @@ def test_samples_are_viewed_by_weight_and_offline(browser: Any, tmp_path: Path) 
         assert [sorted(atom[4]) for atom in atoms] == neighbours
     assert_drawn(browser, "canvas")
     assert_offline(browser, page)
+    open_at(browser, page, 400)
+    canvas = browser.find_element("css selector", "canvas").rect
+    assert canvas["x"] + canvas["width"] <= 400
 
 
 def test_samples_without_weights_are_spread_evenly() -> None:
