@@ -218,11 +218,8 @@ def test_the_next_step_is_more_proposals_until_a_figure_can_be_trusted(folder: P
     assert "few: 64 proposals" in run(folder, *line).stdout  # as it stands
     answer = run(folder, "free-energy", "hooh.pdb", "drawn", *TARGET, *REGION)
     assert answer.stdout.endswith("next: openmm-tbg report hooh.pdb drawn --out report.html\n")
-    half = ["--angle", "2,0,1,3", "--inside", "0", "1"]
-    answer = run(folder, "free-energy", "hooh.pdb", "few", *TARGET, *half)
-    assert "effective proposals in 0 < 2,0,1,3 < 1 degrees" in answer.stdout + answer.stderr or (
-        "lies in 0 < 2,0,1,3 < 1 degrees" in answer.stderr
-    )
+    answer = run(folder, "free-energy", "hooh.pdb", "few", *TARGET, *REGION)
+    assert "effective proposals in 0 < 2,0,1,3 < 120 degrees, fewer than" in answer.stdout
 
 
 def test_what_a_folder_rests_on_is_cited(folder: Path) -> None:
@@ -233,9 +230,8 @@ def test_what_a_folder_rests_on_is_cited(folder: Path) -> None:
         answer = run(folder, "cite", source)
         assert answer.exit_code == 0, answer.output
         assert answer.stdout == run(folder, "cite", "tiny.safetensors").stdout
-    assert "Onufriev2004" in run(folder, "cite", "alanine-dipeptide", "--out", "a.bib").stdout or (
-        "Onufriev2004" in (folder / "a.bib").read_text()
-    )
+    assert run(folder, "cite", "alanine-dipeptide", "--out", "a.bib").exit_code == 0
+    assert "Onufriev2004" in (folder / "a.bib").read_text()
 
 
 def test_energies_leave_the_settings_of_the_process_alone() -> None:
