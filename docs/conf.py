@@ -33,6 +33,7 @@ nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_output_stderr = "remove"  # progress bars
+suppress_warnings = ["mystnb.unknown_mime_type"]  # of 3Dmol.js, beside its HTML
 os.environ["OPENMM_TBG_DOCS"] = str(Path(__file__).parent)  # where the pages find their data
 myst_enable_extensions = ["attrs_inline", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3

@@ -257,6 +257,8 @@ def split_reference(reference: str) -> tuple[str, str]:
     Example:
         >>> split_reference("dipeptides#KS"), split_reference("/a#b/my.safetensors")
         (('dipeptides', 'KS'), ('/a#b/my.safetensors', ''))
+        >>> split_reference("/a#b/my.safetensors#KS")
+        ('/a#b/my.safetensors', 'KS')
     """
     name, mark, sequence = reference.rpartition(SEQUENCE_MARK)
     return (name, sequence) if mark and sequence.isalpha() else (reference, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import mdtraj
@@ -13,6 +14,7 @@ from jaxtyping import Int64
 from openmm import app
 
 from .arrays import Cause, Positions, Scalars
+from .exports import export_trajectory
 from .shown import Shown
 from .tally import Tally
 
@@ -55,16 +57,24 @@ class RunRecord(Shown):
         return self._count(f"n_rejected_{cause.name.lower()}")
 
     def trajectory(self) -> mdtraj.Trajectory:
-        """The states for MDTraj, in float32, with the number of the iteration as time.
-
-        `record.trajectory().save("run.xtc")` writes XTC (to 0.001 nm), DCD, PDB or another format.
-        """
+        """The states for MDTraj, in float32, with the number of the iteration as time."""
         topology = self.metadata["topology"]
         bonds = np.array(topology["bonds"], dtype=np.float64).reshape(-1, 4)
         atoms = pd.DataFrame(topology["atoms"])
         return mdtraj.Trajectory(
             self.positions_nm, mdtraj.Topology.from_dataframe(atoms, bonds), np.arange(len(self))
         )
+
+    def export(self, path: Path) -> None:
+        """Write the states as XTC (to 0.001 nm), DCD, PDB or another format of MDTraj.
+
+        Args:
+            path: Its ending names the format.
+
+        Raises:
+            OSError: They cannot be written; a file that was there is as it was.
+        """
+        export_trajectory(self.trajectory(), path)
 
     def _facts(self) -> dict[str, object]:
         return {

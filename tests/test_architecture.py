@@ -20,7 +20,17 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 LAYERS = (
     ("arrays", "citations", "files", "shown"),
     ("stereochemistry",),
-    ("folders", "frames", "grid", "molecule", "progress", "ranks", "semi_empirical", "torsions"),
+    (
+        "exports",
+        "folders",
+        "frames",
+        "grid",
+        "molecule",
+        "progress",
+        "ranks",
+        "semi_empirical",
+        "torsions",
+    ),
     ("encoding",),
     ("transferable",),
     ("prior",),

@@ -28,7 +28,7 @@ from openmm_tbg import BoltzmannGenerator, ProposalStore, ReducedPotential, doct
 from openmm_tbg.arrays import Cause, Positions
 from openmm_tbg.checkpoint import TrainedModel, file_sha256
 from openmm_tbg.cli.application import main
-from openmm_tbg.cli.formats import write_rows
+from openmm_tbg.cli.formats import write_frames, write_rows
 from openmm_tbg.cli.notes import note_other_target
 from openmm_tbg.encoding import encode_full
 from openmm_tbg.fields.architecture import DenoiserArchitecture
@@ -218,11 +218,8 @@ def test_the_next_step_is_more_proposals_until_a_figure_can_be_trusted(folder: P
     assert "few: 64 proposals" in run(folder, *line).stdout  # as it stands
     answer = run(folder, "free-energy", "hooh.pdb", "drawn", *TARGET, *REGION)
     assert answer.stdout.endswith("next: openmm-tbg report hooh.pdb drawn --out report.html\n")
-    half = ["--angle", "2,0,1,3", "--inside", "0", "1"]
-    answer = run(folder, "free-energy", "hooh.pdb", "few", *TARGET, *half)
-    assert "effective proposals in 0 < 2,0,1,3 < 1 degrees" in answer.stdout + answer.stderr or (
-        "lies in 0 < 2,0,1,3 < 1 degrees" in answer.stderr
-    )
+    answer = run(folder, "free-energy", "hooh.pdb", "few", *TARGET, *REGION)
+    assert "effective proposals in 0 < 2,0,1,3 < 120 degrees, fewer than" in answer.stdout
 
 
 def test_what_a_folder_rests_on_is_cited(folder: Path) -> None:
@@ -233,9 +230,8 @@ def test_what_a_folder_rests_on_is_cited(folder: Path) -> None:
         answer = run(folder, "cite", source)
         assert answer.exit_code == 0, answer.output
         assert answer.stdout == run(folder, "cite", "tiny.safetensors").stdout
-    assert "Onufriev2004" in run(folder, "cite", "alanine-dipeptide", "--out", "a.bib").stdout or (
-        "Onufriev2004" in (folder / "a.bib").read_text()
-    )
+    assert run(folder, "cite", "alanine-dipeptide", "--out", "a.bib").exit_code == 0
+    assert "Onufriev2004" in (folder / "a.bib").read_text()
 
 
 def test_energies_leave_the_settings_of_the_process_alone() -> None:
@@ -689,6 +685,31 @@ def test_a_note_says_where_the_target_is_not_that_of_the_training(
     assert "trained for amber99sbildn.xml + amber99_obc.xml at 300 K" in capsys.readouterr().err
     note_other_target(card, replace(target, temperature_K=310.0))
     assert "the fewer proposals are accepted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["xtc", "dcd", "pdb", "npz"])
+@pytest.mark.parametrize("n_pages", [1, -1], ids=["far too little room", "a page too little"])
+def test_an_export_to_a_full_disk_is_said_and_leaves_the_earlier_one(
+    small_disk: Path, alanine: Alanine, ending: str, n_pages: int
+) -> None:
+    """MDTraj says nothing where the last page of an XTC has no room."""
+    subprocess.run(["mount", "-o", "remount,size=400k", small_disk], check=True)
+    frames = alanine.positions_nm + np.random.default_rng(0).normal(0, 0.1, (100, 22, 3))
+    file, filler = small_disk / f"run.{ending}", small_disk / "filler"
+    write_frames(file, alanine.topology, frames[:9])
+    earlier, whole = file.read_bytes(), small_disk.parent / file.name
+    write_frames(whole, alanine.topology, frames)
+    if n_pages < 0:
+        n_pages += -(-whole.stat().st_size // 4096)
+    filler.touch()
+    filler.write_bytes(bytes(4096 * (os.statvfs(small_disk).f_bavail - n_pages)))
+    with pytest.raises(OSError, match=rf"run\.{ending} cannot be written \(.*export again"):
+        write_frames(file, alanine.topology, frames)
+    assert file.read_bytes() == earlier
+    assert {path.name for path in small_disk.iterdir()} == {file.name, filler.name}
+    filler.unlink()
+    write_frames(file, alanine.topology, frames)
+    assert file.stat().st_size == whole.stat().st_size
 
 
 def test_tables_hold_no_python(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from openmm_tbg.report import (
     write_chain_report,
     write_report,
 )
+from openmm_tbg.report.pictures import pictures_of
 from openmm_tbg.report.plots import (
     plot_angles,
     plot_convergence,
@@ -235,9 +236,27 @@ def test_superposing_keeps_distances_and_the_hand() -> None:
         assert np.linalg.det(after[1:] - after[0]) == pytest.approx(span, rel=1e-9)
 
 
-def test_only_html_is_written(report: Report, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"ends in \.html"):
+def test_only_html_and_png_are_written(report: Report, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ends in \.html or \.png"):
         write_report(report, tmp_path / "report.pdf")
+
+
+def test_the_sheet_has_the_pictures_of_the_page(
+    report: Report, page: Path, record: RunRecord, tmp_path: Path
+) -> None:
+    write_report(report, tmp_path / "sheet.png")
+    beside = (tmp_path / "sheet.json").read_text()
+    assert beside == page.with_suffix(".json").read_text()
+    titles = [picture.title for picture in pictures_of(report).values()]
+    assert len(titles) == len(set(titles)) == 8
+    assert all(f'alt="{title}"' in page.read_text() for title in titles)
+    drawn = matplotlib.image.imread(tmp_path / "sheet.png")
+    heights, widths = (np.array_split(np.arange(n), 3) for n in drawn.shape[:2])
+    panels = [drawn[np.ix_(rows, columns)] for rows in heights for columns in widths]
+    inked = [(panel[..., :3].min(axis=-1) < 0.5).mean() > 0.002 for panel in panels]
+    assert inked == [True] * 8 + [False]
+    write_chain_report(report_on_run(record, RAMACHANDRAN), tmp_path / "chain.png")
+    assert matplotlib.image.imread(tmp_path / "chain.png").std() > 0
 
 
 def test_few_proposals_read_as_few_in_tile_and_verdict(report: Report, tmp_path: Path) -> None:
@@ -426,6 +445,9 @@ def test_samples_are_viewed_by_weight_and_offline(browser: Any, tmp_path: Path) 
         assert [sorted(atom[4]) for atom in atoms] == neighbours
     assert_drawn(browser, "canvas")
     assert_offline(browser, page)
+    open_at(browser, page, 400)
+    canvas = browser.find_element("css selector", "canvas").rect
+    assert canvas["x"] + canvas["width"] <= 400
 
 
 def test_samples_without_weights_are_spread_evenly() -> None:

@@ -165,7 +165,7 @@ def test_log_q_is_recorded_only_where_it_is_known(tmp_path: Path, cache: Context
 def test_mdtraj_reads_the_export(run: MCMCRun, ending: str, tmp_path: Path) -> None:
     file = tmp_path / f"run.{ending}"
     record = read_run(run.path)
-    record.trajectory().save(str(file))
+    record.export(file)
     topology = mdtraj.Topology.from_openmm(TOPOLOGY)
     assert record.trajectory().topology == topology
     loaded = mdtraj.load(str(file), top=topology)

@@ -14,7 +14,7 @@ import rich_click as click
 if TYPE_CHECKING:
     from openmm.app import Topology
 
-    from ..arrays import Positions
+    from ..arrays import Positions, Scalars
 
 TABLES = ("json", "csv")
 FRAMES = ("pdb", "xtc", "dcd", "npz")
@@ -71,14 +71,32 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str
 
 
 def write_frames(path: Path, topology: Topology, positions_nm: Positions) -> None:
-    """Write configurations as PDB, XTC (to 0.001 nm), DCD or NumPy arrays."""
+    """Write configurations as PDB, XTC (to 0.001 nm), DCD or NumPy arrays.
+
+    Raises:
+        OSError: They cannot be written; a file that was there is as it was.
+    """
     import mdtraj
-    import numpy as np
+
+    from ..exports import export_trajectory
 
     if path.suffix == ".npz":
-        np.savez(path, positions_nm=positions_nm)
-        return
-    mdtraj.Trajectory(positions_nm, mdtraj.Topology.from_openmm(topology)).save(str(path))
+        write_arrays(path, positions_nm=positions_nm)
+    else:
+        frames = mdtraj.Trajectory(positions_nm, mdtraj.Topology.from_openmm(topology))
+        export_trajectory(frames, path)
+
+
+def write_arrays(path: Path, **arrays: Positions | Scalars) -> None:
+    """Write NumPy arrays by their names; errors as in `write_frames`."""
+    import numpy as np
+
+    from ..files import write_atomically, writing
+
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    with writing(str(path), "export again"):
+        write_atomically(path, content.getvalue())
 
 
 def _cell(value: Any) -> Any:

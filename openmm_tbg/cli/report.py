@@ -19,9 +19,9 @@ from .weighing import is_chain, read_stored
 @click.argument("source", type=ExistingFolder)
 @click.option(
     "--out",
-    type=OutputFile("html"),
+    type=OutputFile("html", "png"),
     required=True,
-    help="File to write; the figures go into a .json beside it.",
+    help="Page, or .png for its pictures on a sheet; figures go into a .json beside it.",
 )
 @target_options
 def command(

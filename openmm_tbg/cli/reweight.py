@@ -8,7 +8,7 @@ from pathlib import Path
 import rich_click as click
 
 from .command import Command
-from .formats import TABLES, OutputFile, write_rows
+from .formats import TABLES, OutputFile, write_arrays, write_rows
 from .options import molecule_argument, source_argument, target_options
 from .weighing import Weighted, next_step, read_weighted
 
@@ -80,10 +80,8 @@ def command(
 
 
 def _export(path: Path, found: Weighted) -> None:
-    import numpy as np
-
     drawn = found.proposals
-    np.savez(
+    write_arrays(
         path,
         positions_nm=drawn.positions_nm,
         log_q=drawn.log_q,

@@ -22,6 +22,7 @@ Weights = Float64[np.ndarray, " weights"]
 VIEWER = Path(__file__).parent / "3Dmol-min.js"
 ANGSTROMS_PER_NM = 10.0
 STICK_RADIUS = 0.06
+WIDTH = "min(640px, 100%)"  # no wider than a cell of the notebook
 
 
 def view(
@@ -59,7 +60,7 @@ def view(
     _require_visible(molecule, positions_nm, log_weights, n)
     frames, _ = drawn_by_weight(positions_nm, log_weights, n)
     script = base64.b64encode(VIEWER.read_bytes()).decode()
-    shown = py3Dmol.view(js=f"data:text/javascript;base64,{script}")
+    shown = py3Dmol.view(width=WIDTH, js=f"data:text/javascript;base64,{script}")
     for frame in frames:
         shown.addModel(_mol_block(molecule, frame), "mol")
     shown.setStyle({"stick": {"radius": STICK_RADIUS}})
