@@ -126,7 +126,8 @@ def independent(problem: Problem, positions_nm: Positions, most: int) -> Positio
 
 def inside_weights(problem: Problem, name: str, options: argparse.Namespace) -> Scalars:
     """-u - log q of independent frames of the dynamics in a basin; log q counts the thinning."""
-    frames = independent(problem, trajectory(problem, name, options.frames), options.densities)
+    n_frames = dict(zip(BASINS, options.frames, strict=True))[name]
+    frames = independent(problem, trajectory(problem, name, n_frames), options.densities)
     log_q = held_out_log_q(problem.thinned, frames, problem.folder / f"densities_{name}.npz")
     known = np.isfinite(log_q)  # a frame whose bonds the filters find broken has none
     print(f"{name}: {len(frames)} independent frames, {np.count_nonzero(~known)} outside filters")
@@ -167,9 +168,11 @@ def figures(problem: Problem, options: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batches", type=int, default=200, help=f"of {BATCH} proposals")
-    parser.add_argument("--frames", type=int, default=12_000, help="of each basin, 1 ps apart")
-    parser.add_argument("--densities", type=int, default=500, help="of these, at most, get log q")
+    parser.add_argument("--batches", type=int, default=260, help=f"of {BATCH} proposals")
+    parser.add_argument(
+        "--frames", type=int, nargs=2, default=[12_000, 6000], help="rare, rest; 1 ps apart"
+    )
+    parser.add_argument("--densities", type=int, default=1000, help="of these, at most, get log q")
     parser.add_argument("--parts", nargs="+", choices=["proposals", "dynamics", "figures"])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, required=True)
