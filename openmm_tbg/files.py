@@ -62,7 +62,7 @@ def writing(what: str, then: str) -> Iterator[None]:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{what} cannot be written ({error.strerror}): see that the disk has room and the "
+            f"{what} cannot be written ({error.strerror or error}): see that the disk has room and the "
             f"folder may be written, and {then}",
         ) from error
 
