@@ -62,8 +62,8 @@ def writing(what: str, then: str) -> Iterator[None]:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{what} cannot be written ({error.strerror or error}): see that the disk has room and the "
-            f"folder may be written, and {then}",
+            f"{what} cannot be written ({error.strerror or error}): see that the disk has room and "
+            f"the folder may be written, and {then}",
         ) from error
 
 
