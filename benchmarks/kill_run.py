@@ -11,21 +11,19 @@ nobody killed. All stored numbers are computed again from the stored positions.
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openmm
+from kill_store import report
 from openmm import unit
 from openmmtools import mcmc
 from openmmtools.cache import ContextCache
@@ -220,16 +218,5 @@ def run(n_kills: int, folder: Path) -> KillStatistics:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = run(options.kills, Path(folder))
-    options.out.write_text(json.dumps(asdict(found), indent=1) + "\n")
-    print(found)
-
-
 if __name__ == "__main__":
-    main()
+    report(__doc__, run)

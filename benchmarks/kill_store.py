@@ -14,8 +14,10 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,8 +107,9 @@ def run(n_kills: int, folder: Path) -> KillStatistics:
     return KillStatistics(n_kills, n_finished, n_drawn, max(lost), damaged, wrong, left_over)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def report(description: str, run: Callable[[int, Path], Any]) -> None:
+    """Kill as often as the command line asks, in a folder of its own, and keep what was found."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -117,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    report(__doc__, run)

@@ -8,20 +8,18 @@ near each other, so that kills also meet one that is being written.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import multiprocessing
 import os
 import signal
-import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from kill_store import report
 
 from openmm_tbg.encoding import encode_full
 from openmm_tbg.fields.architecture import DenoiserArchitecture
@@ -147,16 +145,5 @@ def run(n_kills: int, folder: Path) -> KillStatistics:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = run(options.kills, Path(folder))
-    options.out.write_text(json.dumps(asdict(found), indent=1) + "\n")
-    print(found)
-
-
 if __name__ == "__main__":
-    main()
+    report(__doc__, run)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from openmmtools.mcmc import MCMCMove
 
     from ..run import MCMCRun
+    from ..run_record import RunRecord
 
 
 @click.command("mcmc", cls=Command)
@@ -108,22 +109,22 @@ def command(
     )
     length = -(-iterations // block_size) * block_size
     run.run(length, ContextCache(*energy_platform(target.system)))
+    record = read_run(out)
     if export is not None:
-        write_frames(export, target.topology, read_run(out).positions_nm)
+        write_frames(export, target.topology, record.positions_nm)
         click.echo(f"{export} written")
-    _tell(run, molecule, target.topology)
+    _tell(run, record, molecule, target.topology)
 
 
-def _tell(run: MCMCRun, molecule: str, topology: Topology) -> None:
+def _tell(run: MCMCRun, record: RunRecord, molecule: str, topology: Topology) -> None:
     """What the chain is worth, by its visits to the basin of phi too if there is one, and next."""
     from dataclasses import replace
 
     from ..report.chain import visits_of_phi
-    from ..run_store import read_run
     from ..verdict import Trust
 
     angles = ramachandran(topology)
-    visits = angles and visits_of_phi(read_run(run.path), angles[0])
+    visits = angles and visits_of_phi(record, angles[0])
     summary = replace(run.move.move_list[1].summary(), visits=visits)
     click.echo(f"{run.path.name}: {run.n_iterations} iterations\n{summary}")
     if summary.verdict.trust == Trust.NO:
