@@ -117,7 +117,7 @@ class BondGraph:
 
     def _order(self, bonded: Bool[np.ndarray, " pairs"]) -> list[int] | None:
         """The atom of the frame that stands for each atom of the molecule."""
-        if self._surroundings(bonded) != self._surroundings(self._expected):
+        if self._surroundings(bonded) != self._expected_surroundings:
             return None  # no isomorphism keeps the labels
         import rustworkx as rx
 
@@ -139,6 +139,10 @@ class BondGraph:
             around[i].append(self._labels[j])
             around[j].append(self._labels[i])
         return sorted(zip(self._labels, map(sorted, around), strict=True))
+
+    @cached_property
+    def _expected_surroundings(self) -> list[tuple[int, list[int]]]:
+        return self._surroundings(self._expected)
 
     @cached_property
     def _graph(self) -> rx.PyGraph[int | None, None]:
