@@ -23,7 +23,7 @@ from likelihood import machine
 from openmm_tbg import BoltzmannGenerator, ThinnedGenerator
 from openmm_tbg.arrays import Positions, Scalars
 from openmm_tbg.metropolis import log_weights
-from openmm_tbg.proposals import Proposals
+from openmm_tbg.proposals import Proposals, Thinning
 from openmm_tbg.reference import alanine_dipeptide
 
 
@@ -38,10 +38,10 @@ class Watched:
         self.log_r: list[np.ndarray] = []
 
     def propose(self, n: int, rng: np.random.Generator) -> Proposals:
-        return self._plain.propose(n, rng, self._look)
+        return self._plain.propose(n, rng, Thinning(self._look))
 
     def _look(self, positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
-        rows = [kind.log_keep(positions_nm, log_q_estimate) for kind in self._kinds]
+        rows = [kind.thinning.log_keep(positions_nm, log_q_estimate) for kind in self._kinds]
         self.log_r.append(np.array(rows))
         return np.zeros(len(positions_nm))
 

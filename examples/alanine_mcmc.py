@@ -72,8 +72,8 @@ class RecordingGenerator(BoltzmannGenerator):
         super().__init__(*arguments, **options)
         self.angles: list[np.ndarray] = []
 
-    def propose(self, n: int, rng: np.random.Generator, log_keep=None) -> Proposals:
-        proposals = super().propose(n, rng, log_keep)
+    def propose(self, n: int, rng: np.random.Generator, thinning=None) -> Proposals:
+        proposals = super().propose(n, rng, thinning)
         intact = proposals.passes | (proposals.cause == Cause.THINNED)
         self.angles.append(ramachandran(proposals.positions_nm[intact]))
         return proposals

@@ -29,19 +29,19 @@ from openmm_tbg.thinning import LogImportance
 from openmm_tbg.torsions import TorsionRange
 from openmm_tbg.verdict import doubts_of_number
 
-BATCH, PILOT = 8, 32
-KEEP, KEEP_IN_SETS = 0.3, 0.15  # of a chain; where the rare basin counts for more
+BATCH, PILOT, KEEP = 8, 32, 0.3
+BATCH_IN_SETS = 128  # of which few are foreseen in the rare basin, and integrated
 LOG_IMPORTANCE = 3.0  # a guess of how much rarer it is, which costs time where it is wrong
 
 
 @dataclass(frozen=True)
 class InBasin:
-    """The log of how much more a proposal counts in a basin."""
+    """The log of how much less a proposal counts outside a basin."""
 
     basin: TorsionRange
 
     def __call__(self, positions_nm: np.ndarray) -> np.ndarray:
-        return LOG_IMPORTANCE * self.basin.holds(positions_nm)
+        return -LOG_IMPORTANCE * self.basin.others.holds(positions_nm)
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,13 @@ class Weighing:
     potential: ReducedPotential
 
     @classmethod
-    def of(
-        cls, problem: Problem, seed: int, keep: float, importance: LogImportance | None = None
-    ) -> Weighing:
+    def of(cls, problem: Problem, seed: int, importance: LogImportance | None = None) -> Weighing:
         context = problem.state.create_context(openmm.VerletIntegrator(0.001), problem.platform)
         potential = ReducedPotential(problem.state, context)
         rng = np.random.default_rng(seed)
         generator = problem.load_generator()
         return cls(
-            ThinnedGenerator.from_pilot(generator, potential, keep, rng, PILOT, importance),
+            ThinnedGenerator.from_pilot(generator, potential, KEEP, rng, PILOT, importance),
             potential,
         )
 
@@ -68,7 +66,8 @@ class Weighing:
         """Positions and log-weights of all proposals until a time of the clock."""
         rng = np.random.default_rng(seed)
         batches = [
-            self.generator.propose(BATCH, rng) for _ in until(problem.clock, "proposals", end)
+            self.generator.propose(BATCH_IN_SETS, rng)
+            for _ in until(problem.clock, "proposals", end)
         ]
         drawn = Proposals.concatenate(batches)
         return drawn.positions_nm, self.weigh(drawn)
@@ -79,12 +78,12 @@ class Weighing:
 
 def by_weights(problem: Problem, seed: int, seconds: float) -> Sampled:
     end = problem.clock() + seconds
-    weighing = Weighing.of(problem, seed, KEEP_IN_SETS, InBasin(problem.basin))
+    weighing = Weighing.of(problem, seed, InBasin(problem.basin))
     positions, weights = weighing.draw(problem, seed + 1, end)
-    there = problem.basin.holds(positions)
+    there, drawn = problem.basin.holds(positions), weights > -np.inf
     return Sampled(
-        problem.torsions(positions),
-        weights,
+        problem.torsions(positions[drawn]),
+        weights[drawn],
         lambda: free_energy_difference(weights, there, ~there),
     )
 
@@ -96,7 +95,7 @@ def by_basins(problem: Problem, seed: int, seconds: float) -> Sampled:
     Each frame of a basin has the same weight, so that all together have its share.
     """
     started = problem.clock()
-    weighing = Weighing.of(problem, seed, KEEP_IN_SETS, InBasin(problem.basin))
+    weighing = Weighing.of(problem, seed, InBasin(problem.basin))
     positions, weights = weighing.draw(problem, seed + 1, started + seconds / 2)
     there = problem.basin.holds(positions)
     frames = []
@@ -163,7 +162,7 @@ def densities(
 def by_moves(problem: Problem, seed: int, seconds: float) -> Sampled:
     """A chain that is held against what its move says of itself, too."""
     end = problem.clock() + seconds
-    generator = Weighing.of(problem, seed, KEEP).generator
+    generator = Weighing.of(problem, seed).generator
     move, start = TBGMove(generator, n_proposals=BATCH, seed=seed), problem.start()
     langevin(problems.EQUILIBRATION_STEPS, reassign_velocities=True).apply(problem.state, start)
     sampler = MCMCSampler(

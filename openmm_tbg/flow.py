@@ -22,6 +22,7 @@ Rows = Bool[Tensor, " batch"]
 
 
 LARGER_CHUNKS = 4  # a velocity alone takes less than a quarter of the memory of a divergence
+FORESIGHT_NODES = 6  # one step between each, 28 evaluations of the field
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class FlowSamples:
         positions_nm: the configurations.
         log_q: their log-densities; NaN where none was wanted.
         log_q_estimate: the same from a fifth of the nodes.
+        noise_nm: where their trajectories begin.
     """
 
     positions_nm: Positions64
     log_q: Scalars64
     log_q_estimate: Scalars64
+    noise_nm: Positions64
 
 
 @dataclass(frozen=True)
@@ -133,14 +136,38 @@ class ContinuousFlow:
             >>> bool((samples.log_q == flow.prior.log_prob(samples.positions_nm)).all())
             True
         """
+        return self.push(self.noise(n, generator), passes, keeps)
+
+    def noise(self, n: int, generator: torch.Generator) -> Positions64:
+        """Where `n` trajectories begin, drawn from the prior.
+
+        Raises:
+            ValueError: if `n` is below 1.
+        """
         if n < 1:
             raise ValueError(f"n is {n}: at least one sample must be drawn")
+        return self.prior.sample(n, generator)
 
-        def push(noise: Positions64) -> FlowSamples:
+    def push(
+        self,
+        noise_nm: Positions64,
+        passes: Callable[[Positions64], Rows] | None = None,
+        keeps: Callable[[Positions64, Scalars64], Rows] | None = None,
+    ) -> FlowSamples:
+        """The ends of trajectories that begin there, as in `sample_with_log_prob`."""
+
+        def work(noise: Positions64) -> FlowSamples:
             end, path = self._integrate(noise, start=0.0, end=1.0)
             return self._with_densities(end, noise, path, passes, keeps)
 
-        return self._in_chunks(self.prior.sample(n, generator), push)
+        return self._in_chunks(noise_nm, work)
+
+    def foresee(self, noise_nm: Positions64) -> Positions64:
+        """Roughly where these trajectories end, on a grid of a few nodes."""
+        coarse = TimeGrid(FORESIGHT_NODES, 1, self.grid.epsilon)
+        rough = ContinuousFlow(self.field, self.prior, coarse)
+        parts = torch.split(noise_nm, LARGER_CHUNKS * self.chunk_size)
+        return torch.cat([rough._integrate(part, start=0.0, end=1.0)[0] for part in parts])
 
     def log_prob(self, x: Positions64) -> Scalars64:
         """Log-density of configurations (nm; their centre is removed) by the inverse flow."""
@@ -215,7 +242,7 @@ class ContinuousFlow:
         estimate = log_prior - coarse_weights @ divergences[coarse]
         every = torch.arange(len(nodes), device=end.device)
         evaluate(every[~torch.isin(every, coarse)], rows if keeps is None else keeps(end, estimate))
-        return FlowSamples(end, log_prior - weights @ divergences, estimate)
+        return FlowSamples(end, log_prior - weights @ divergences, estimate, noise)
 
     def _slope(self, s: Tensor, x: Positions64) -> Positions64:
         return self.field.velocity(self.grid.time(s), x) * self.grid.speed(s)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .arrays import Cause, Positions, Scalars
+from .arrays import Positions
 from .checkpoint import ModelCard, TrainedModel, file_sha256
-from .filters import Screened, TopologyFilter
-from .flow import ContinuousFlow, LogProbError, Positions64, Rows, Scalars64
+from .draw import Draw, log_begin
+from .filters import TopologyFilter
+from .flow import ContinuousFlow, LogProbError
 from .models import find_model, registered_models
 from .molecule import Molecule
-from .proposals import LogKeep, Proposals
+from .proposals import Proposals, Thinning
 from .ranks import own_device
 from .shown import Shown
 from .transferable_model import TransferableModel, is_transferable, sequence_of
@@ -153,7 +154,7 @@ class BoltzmannGenerator(Shown):
         return self.model.card
 
     def propose(
-        self, n: int, rng: np.random.Generator, log_keep: LogKeep | None = None
+        self, n: int, rng: np.random.Generator, thinning: Thinning | None = None
     ) -> Proposals:
         """Draw `n` configurations; those that fail a filter keep their rows, with the cause.
 
@@ -162,8 +163,7 @@ class BoltzmannGenerator(Shown):
         Args:
             n: Number of configurations.
             rng: Source of all randomness.
-            log_keep: Log-probability with which a configuration (positions in nm, first estimate of
-                log q) that passes is kept, so that log q counts it: see `thinning`. None: all.
+            thinning: With which probability rows are kept, so that log q counts it. None: all.
 
         Raises:
             ValueError: if `n` is below 1.
@@ -171,15 +171,13 @@ class BoltzmannGenerator(Shown):
         """
         self._require_frozen()
         noise = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        draw = _Draw(self._filter, log_keep, rng)
-        samples = self.flow.sample_with_log_prob(n, noise, draw.passes, draw.keeps)
-        return draw.proposals(samples.log_q.cpu().numpy())
+        return Draw(self.flow, self._filter, thinning, rng).proposals(n, noise)
 
-    def evaluate(self, positions_nm: Positions, log_keep: LogKeep | None = None) -> Proposals:
+    def evaluate(self, positions_nm: Positions, thinning: Thinning | None = None) -> Proposals:
         """The same columns for given configurations (batch, atoms, 3) in nm, by the inverse flow.
 
         A configuration that fails a filter has no use for a density: its log q is NaN. None is
-        dropped by `log_keep`, but log q counts it.
+        dropped by `thinning`, but log q counts it.
 
         Raises:
             ValueError: if the positions are not of this molecule.
@@ -194,9 +192,10 @@ class BoltzmannGenerator(Shown):
             inside = screened.positions_nm[rows]
             samples = self.flow.log_prob_and_estimate(torch.from_numpy(inside).to(self.device))
             log_q[rows] = samples.log_q.cpu().numpy() + self._filter.log_fold
-            if log_keep is not None:
+            if thinning is not None:
                 estimate = samples.log_q_estimate.cpu().numpy() + self._filter.log_fold
-                log_q[rows] += log_keep(inside, estimate)
+                log_q[rows] += thinning.log_keep(inside, estimate)
+                log_q[rows] += log_begin(self.flow, self._filter, thinning, samples.noise_nm)
         return Proposals(screened.positions_nm, log_q, screened.cause)
 
     def _require_frozen(self) -> None:
@@ -215,40 +214,6 @@ class BoltzmannGenerator(Shown):
         """Measure the numerical error of log q on `n` fresh samples, in kT."""
         noise = torch.Generator().manual_seed(int(rng.integers(2**63)))
         return self.flow.log_prob_error(n, noise)
-
-
-class _Draw:
-    """What becomes of the rows of one draw, chunk by chunk as the flow asks."""
-
-    def __init__(
-        self, filter: TopologyFilter, log_keep: LogKeep | None, rng: np.random.Generator
-    ) -> None:
-        self._filter, self._log_keep, self._rng = filter, log_keep, rng
-        self._screened: list[Screened] = []
-        self._log_kept: list[Scalars] = []
-
-    def passes(self, positions_nm: Positions64) -> Rows:
-        screened = self._filter.screen(positions_nm.cpu().numpy())
-        self._screened.append(screened)
-        self._log_kept.append(np.zeros(len(screened.cause)))
-        return torch.from_numpy(screened.passes).to(positions_nm.device)
-
-    def keeps(self, positions_nm: Positions64, log_q_estimate: Scalars64) -> Rows:
-        screened, log_kept = self._screened[-1], self._log_kept[-1]
-        if self._log_keep is not None:
-            rows = screened.passes
-            log_uniform = -self._rng.exponential(size=len(rows))
-            estimate = log_q_estimate.cpu().numpy()[rows] + self._filter.log_fold
-            log_kept[rows] = self._log_keep(screened.positions_nm[rows], estimate)
-            screened.cause[rows & (log_uniform > log_kept)] = Cause.THINNED
-        return torch.from_numpy(screened.passes).to(positions_nm.device)
-
-    def proposals(self, log_q: Scalars) -> Proposals:
-        return Proposals(
-            np.concatenate([each.positions_nm for each in self._screened]),
-            log_q + self._filter.log_fold + np.concatenate(self._log_kept),
-            np.concatenate([each.cause for each in self._screened]),
-        )
 
 
 def split_reference(reference: str) -> tuple[str, str]:

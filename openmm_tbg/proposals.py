@@ -17,8 +17,20 @@ from .molecule import Molecule
 from .ranks import Rank
 from .shown import Shown
 
-LogKeep = Callable[[Positions, Scalars], Scalars]
-"""Log-probability of keeping a configuration, from positions (nm) and an estimate of log q."""
+
+@dataclass(frozen=True)
+class Thinning:
+    """Log-probabilities, 0 at most, with which rows are kept at random; log q counts both.
+
+    Attributes:
+        log_keep: Of a configuration that passes the filters, from its positions (nm) and an
+            estimate of log q.
+        log_begin: Before it is drawn, from positions (nm) at which a coarse integration ends. Where
+            these fail a filter the row goes on, since nothing is foreseen. None: all go on.
+    """
+
+    log_keep: Callable[[Positions, Scalars], Scalars]
+    log_begin: Callable[[Positions], Scalars] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,7 +38,8 @@ class Proposals(Shown):
     """Configurations with the density from which they were drawn; all columns are indexed together.
 
     Args:
-        positions_nm: Cartesian positions in nm, geometric centre at the origin.
+        positions_nm: Cartesian positions in nm, geometric centre at the origin; NaN where a row was
+            dropped before it was drawn.
         log_q: Log-density in nats, with respect to Lebesgue measure in nm on the 3(N-1)-dimensional
             space of centred positions. It counts the mirror image where the filters fold the two,
             and the chance of being kept where rows are thinned. NaN where a row needs none.

@@ -2,17 +2,22 @@ r"""Exact likelihoods only for proposals that are likely to count.
 
 A proposal $x$ drawn from the density $q$ is kept with the probability
 
-$$ r(x) = \min(1, h(x)\, \tilde w(x) / c), \qquad \tilde w(x) = e^{-u(x)} / \tilde q(x), $$
+$$ r(x) = h(\hat x(x)) \, \min(1, \tilde w(x) / c), \qquad
+   \tilde w(x) = e^{-u(x)} / \tilde q(x), $$
 
 where $\tilde q$ is an estimate of $q$ from a fifth of the quadrature nodes, $c$ a threshold, and
-$h$ says how much a configuration matters to the question asked: 1, or more in a rare basin.
-Only proposals that are kept need the density itself. The estimate may be as wrong as it likes: kept
-proposals have the density $q(x)\, r(x)$, which is known exactly, and the others stay as rows of
-weight zero, as those do that fail a filter. So the weights of all N rows are unbiased (rejection
-control: Liu, Chen & Wong, J. Am. Stat. Assoc. 93 (1998) 1022). A Markov chain, for which a proposal
-that was dropped is a rejection, keeps its law if the *current* state counts $r$ as well: it is the
-independence sampler on pairs of $x$ and the coin that kept it. The price is that weights below the
-threshold are lifted to it, at random.
+$h \le 1$ says how much a configuration matters to the question asked: 1 in a rare basin, say, and
+little elsewhere. It is asked of $\hat x$, where a coarse integration from the noise of $x$ ends, so
+that a proposal which matters little is mostly not even drawn: it costs a sixth of a trajectory of
+40 nodes. Of those that are drawn, only they need the density itself that are kept.
+
+Both estimates may be as wrong as they like: kept proposals have the density $q(x)\, r(x)$, which is
+known exactly, since the noise is a function of $x$, and the others stay as rows of weight zero, as
+those do that fail a filter. So the weights of all N rows are unbiased (rejection control: Liu, Chen
+& Wong, J. Am. Stat. Assoc. 93 (1998) 1022). A Markov chain, for which a proposal that was dropped
+is a rejection, keeps its law if the *current* state counts $r$ as well: it is the independence
+sampler on pairs of $x$ and the coins that kept it. The price is that weights below the threshold
+are lifted to it, at random, and those of a proposal that was foreseen wrongly by $1/h$.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ import numpy as np
 from .arrays import Positions, Scalars
 from .molecule import Molecule
 from .potential import ReducedPotential
-from .proposals import LogKeep, ProposalGenerator, Proposals
+from .proposals import ProposalGenerator, Proposals, Thinning
 
 LogImportance = Callable[[Positions], Scalars]
 
@@ -36,14 +41,14 @@ HALVINGS = 60
 
 @runtime_checkable
 class EstimatingGenerator(ProposalGenerator, Protocol):
-    """A generator with a cheap estimate of log q, as `BoltzmannGenerator`, which has `LogKeep`."""
+    """A generator that thins its rows by estimates, as `BoltzmannGenerator`."""
 
     def propose(
-        self, n: int, rng: np.random.Generator, log_keep: LogKeep | None = None
+        self, n: int, rng: np.random.Generator, thinning: Thinning | None = None
     ) -> Proposals:
         """Draw n rows; those that pass are kept with a probability that log q then counts."""
 
-    def evaluate(self, positions_nm: Positions, log_keep: LogKeep | None = None) -> Proposals:
+    def evaluate(self, positions_nm: Positions, thinning: Thinning | None = None) -> Proposals:
         """The same columns for given configurations; none is dropped."""
 
 
@@ -52,7 +57,8 @@ class ThinnedGenerator:
 
     It serves wherever a `BoltzmannGenerator` does, such as in `TBGMove`, and is exact there for
     *every* target; it saves most where the target is that of `potential`. log q of its rows is
-    $\log q + \log r$; rows that were dropped have the cause `Cause.THINNED`.
+    $\log q + \log r$; rows that were dropped have the cause `Cause.THINNED`, and no positions if
+    they were dropped before they were drawn.
 
     A stored run cannot load it: build it again and call `move.register_generator` with it first.
 
@@ -61,8 +67,9 @@ class ThinnedGenerator:
         potential: Reduced potential by which weights are estimated, in a Context of its own: r must
             stay the same function of the configuration.
         log_weight_threshold: $\log c$, in the units of $-u - \log q$; see `from_pilot`.
-        log_importance: $\log h$ of configurations in nm, finite everywhere; an object whose `repr`
-            tells it from others, since the digest holds that. None: 0.
+        log_importance: $\log h$ of configurations in nm, 0 at most and finite everywhere; an object
+            whose `repr` tells it from others, since the digest holds that. Draw a few hundred rows
+            at a time with it, since few of them are integrated. None: 0.
 
     Raises:
         ValueError: `log_weight_threshold` is NaN or inf.
@@ -99,12 +106,12 @@ class ThinnedGenerator:
         Args:
             generator: What draws the proposals.
             potential: Reduced potential by which weights are estimated.
-            share: Mean of r over all proposals; those that fail a filter count as dropped.
+            share: Mean of r / h over all proposals; those that fail a filter count as dropped.
             rng: Source of the pilot's proposals, which are used for nothing else.
             n: Number of proposals in the pilot; none gets an exact density. From a handful the
                 threshold may come out so high that most of the effective sample size is lost.
-            log_importance: As above: for a free-energy difference, the log of how much rarer a
-                basin is than the other.
+            log_importance: As above: for a free-energy difference 0 in the rarer basin, and minus
+                the log of how much rarer it is in the other.
 
         Raises:
             ValueError: `share` is not between 0 and 1, or no proposal of the pilot passes.
@@ -130,13 +137,12 @@ class ThinnedGenerator:
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}: give the share to keep, above 0 and at most 1")
         found: list[Scalars] = []
-        everything = cls(generator, potential, -math.inf, log_importance)
 
         def look(positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
-            found.append(everything._log_counts(positions_nm, log_q_estimate))
+            found.append(-potential(positions_nm) - log_q_estimate)
             return np.full(len(positions_nm), -np.inf)
 
-        generator.propose(n, rng, look)
+        generator.propose(n, rng, Thinning(look))
         estimates = np.concatenate(found)
         estimates = estimates[np.isfinite(estimates)]
         if len(estimates) == 0:
@@ -163,37 +169,39 @@ class ThinnedGenerator:
         parts = (self.generator.sha256, self._potential.sha256, *chosen)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
+    @property
+    def thinning(self) -> Thinning:
+        """What the generator asks."""
+        begins = None if self._log_importance is None else self._log_begin
+        return Thinning(self._log_keep, begins)
+
     def propose(self, n: int, rng: np.random.Generator) -> Proposals:
-        """Draw `n` rows, of which those dropped or failing a filter say so as their cause."""
-        return self.generator.propose(n, rng, self.log_keep)
+        """Draw `n` rows, of which those dropped or failing a filter say so as their cause.
+
+        Raises:
+            ValueError: `log_importance` is above 0, not finite, or not one number for each row.
+        """
+        return self.generator.propose(n, rng, self.thinning)
 
     def evaluate(self, positions_nm: Positions) -> Proposals:
         """The same columns for given configurations; none is dropped, and log q counts r."""
-        return self.generator.evaluate(positions_nm, self.log_keep)
+        return self.generator.evaluate(positions_nm, self.thinning)
 
-    def log_keep(self, positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
-        """log r of configurations in nm, from estimates of log q.
-
-        Raises:
-            ValueError: `log_importance` is not finite, or not one number for each configuration.
-        """
-        log_counts = self._log_counts(positions_nm, log_q_estimate)
-        log_r: Scalars = np.minimum(0.0, log_counts - self.log_weight_threshold)
+    def _log_keep(self, positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
+        log_weights = -self._potential(positions_nm) - log_q_estimate
+        log_r: Scalars = np.minimum(0.0, log_weights - self.log_weight_threshold)
         # Without a finite energy the row is worth nothing, and whoever uses it says why.
         return np.where(np.isfinite(log_r), log_r, 0.0)
 
-    def _log_counts(self, positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
-        r"""$\log h - u - \log \tilde q$; not finite without a finite energy."""
-        estimates: Scalars = -self._potential(positions_nm) - log_q_estimate
-        if self._log_importance is None:
-            return estimates
-        log_importance = np.asarray(self._log_importance(positions_nm), dtype=np.float64)
-        if log_importance.shape != estimates.shape or not np.isfinite(log_importance).all():
+    def _log_begin(self, positions_nm: Positions) -> Scalars:
+        assert self._log_importance is not None
+        found = np.asarray(self._log_importance(positions_nm), dtype=np.float64)
+        if found.shape != (len(positions_nm),) or not np.isfinite(found).all() or found.max() > 0:
             raise ValueError(
-                "log_importance: give a finite number for each configuration; where it were -inf "
-                "no proposal would be kept, and the weights of the others would not make up for it"
+                "log_importance: give a finite number, 0 at most, for each configuration; where it "
+                "were -inf no proposal would be drawn, and nothing would make up for it"
             )
-        return estimates + log_importance
+        return found
 
 
 def _threshold(log_weights: Scalars, n_kept: float) -> float:

@@ -42,7 +42,7 @@ LAYERS = (
     ("matching", "checkpoint"),
     ("models", "transferable_model"),
     ("proposals",),
-    ("store",),
+    ("draw", "store"),
     ("generator", "stored", "thinning", "workers"),
     ("tally", "simulation", "free_energy"),
     ("evaluation",),
