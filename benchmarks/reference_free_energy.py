@@ -1,6 +1,6 @@
 """Free-energy differences of phi and psi from biased dynamics, with its error from blocks of time.
 
-    python benchmarks/reference_free_energy.py --frames alanine_frames
+    python benchmarks/reference_free_energy.py --frames alanine_frames more_frames
     python benchmarks/reference_free_energy.py --sequences KS,AT --folder dipeptide_frames \
         --out benchmarks/dipeptide_references.json
 
@@ -230,24 +230,27 @@ def of_dipeptides(options: argparse.Namespace) -> None:
 
 
 def of_alanine(options: argparse.Namespace) -> None:
-    frames = load_frames(options.frames)
-    positions_nm = frames.positions_nm.astype(np.float64)
+    sets = [load_frames(folder) for folder in options.frames]
+    positions_nm = np.concatenate([each.positions_nm for each in sets]).astype(np.float64)
+    log_weights = np.concatenate([each.log_weights for each in sets])
+    (interval_ps,) = {each.metadata["interval_ps"] for each in sets}
     phi, psi = (dihedral(positions_nm, angle) for angle in (ALANINE_PHI, ALANINE_PSI))
     rare = in_basin(phi)
     helical = (phi < 0) & (psi > np.radians(-120)) & (psi < np.radians(60))
     extended = (phi < 0) & ~helical
-    blocks = options.block_ps, frames.metadata["interval_ps"]
+    blocks = options.block_ps, interval_ps
     result = {
         "quantity": QUANTITY,
-        **difference(frames.log_weights, rare, ~rare, *blocks),
+        **difference(log_weights, rare, ~rare, *blocks),
         "helical": {
             "quantity": "-ln P(helical) / P(extended) at phi < 0, helical -120 < psi < 60, kT",
-            **difference(frames.log_weights, helical, extended, *blocks),
+            **difference(log_weights, helical, extended, *blocks),
         },
         "frames": len(phi),
-        "nanoseconds": len(phi) * frames.metadata["interval_ps"] / 1000,
+        "nanoseconds": len(phi) * interval_ps / 1000,
+        "seeds": [each.metadata["seed"] for each in sets],
         "crossings": int(np.count_nonzero(np.diff(rare.astype(int)))),
-        "effective_sample_size_of_weights": round(effective_sample_size(frames.log_weights), 3),
+        "effective_sample_size_of_weights": round(effective_sample_size(log_weights), 3),
     }
     print(json.dumps(result, indent=1))
     if options.out:
@@ -257,7 +260,7 @@ def of_alanine(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--frames", type=Path, help="biased ones of alanine dipeptide")
+    what.add_argument("--frames", type=Path, nargs="+", help="biased ones of alanine dipeptide")
     what.add_argument("--sequences", help="dipeptides, such as KS,AT")
     parser.add_argument("--block-ps", type=float, nargs="+", default=[250.0, 500.0, 1000.0, 2000.0])
     parser.add_argument("--folder", type=Path, default=Path("dipeptide_references"))

@@ -136,7 +136,7 @@ class ThinnedGenerator:
         """
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}: give the share to keep, above 0 and at most 1")
-        found: list[Scalars] = []
+        found: list[Scalars] = [np.empty(0)]
 
         def look(positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
             found.append(-potential(positions_nm) - log_q_estimate)

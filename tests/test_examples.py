@@ -95,7 +95,7 @@ COUNTED = (
 @pytest.mark.parametrize(
     ("example", "until", "options", "reference"),
     [
-        ("alanine_free_energy", "", [], "reference 3.80 +- 0.07 (biased dynamics, 50 ns)"),
+        ("alanine_free_energy", "", [], "reference 3.75 +- 0.04 (biased dynamics, 100 ns)"),
         ("dipeptide_free_energy", COUNTED, ["GG"], "(umbrella sampling, 6 minutes; "),
     ],
 )
