@@ -83,7 +83,8 @@ def test_compare_force_fields(tmp_path: Path, alanine: Alanine) -> None:
 FEWER = (
     "import free_energy_problem as problem, free_energy_by_flow as flow; "
     "import free_energy_by_dynamics as dynamics; "
-    "flow.BATCH, flow.PILOT, dynamics.WINDOWS, dynamics.UMBRELLA_KT = 2, 4, 6, 6.0; "
+    "flow.BATCH = flow.BATCH_IN_SETS = 2; "
+    "flow.PILOT, dynamics.WINDOWS, dynamics.UMBRELLA_KT = 4, 6, 6.0; "
     "problem.EQUILIBRATION_STEPS = problem.LANGEVIN_STEPS = 20; dynamics.WINDOW_STEPS = 200; "
 )
 SLOW = "('proposals', 'moves', 'tempering', 'densities')"
