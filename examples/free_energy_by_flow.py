@@ -29,8 +29,9 @@ from openmm_tbg.thinning import LogImportance
 from openmm_tbg.torsions import TorsionRange
 from openmm_tbg.verdict import doubts_of_number
 
-BATCH, PILOT, KEEP = 8, 32, 0.3
-BATCH_IN_SETS = 128  # of which few are foreseen in the rare basin, and integrated
+BATCH, PILOT = 8, 32
+BATCH_IN_SETS = 64  # of which few are foreseen in the rare basin, and integrated
+KEEP, KEEP_IN_SETS = 0.3, 0.6  # of a chain; of those few
 LOG_IMPORTANCE = 3.0  # a guess of how much rarer it is, which costs time where it is wrong
 
 
@@ -52,13 +53,15 @@ class Weighing:
     potential: ReducedPotential
 
     @classmethod
-    def of(cls, problem: Problem, seed: int, importance: LogImportance | None = None) -> Weighing:
+    def of(
+        cls, problem: Problem, seed: int, keep: float, importance: LogImportance | None = None
+    ) -> Weighing:
         context = problem.state.create_context(openmm.VerletIntegrator(0.001), problem.platform)
         potential = ReducedPotential(problem.state, context)
         rng = np.random.default_rng(seed)
         generator = problem.load_generator()
         return cls(
-            ThinnedGenerator.from_pilot(generator, potential, KEEP, rng, PILOT, importance),
+            ThinnedGenerator.from_pilot(generator, potential, keep, rng, PILOT, importance),
             potential,
         )
 
@@ -78,7 +81,7 @@ class Weighing:
 
 def by_weights(problem: Problem, seed: int, seconds: float) -> Sampled:
     end = problem.clock() + seconds
-    weighing = Weighing.of(problem, seed, InBasin(problem.basin))
+    weighing = Weighing.of(problem, seed, KEEP_IN_SETS, InBasin(problem.basin))
     positions, weights = weighing.draw(problem, seed + 1, end)
     there, drawn = problem.basin.holds(positions), weights > -np.inf
     return Sampled(
@@ -95,7 +98,7 @@ def by_basins(problem: Problem, seed: int, seconds: float) -> Sampled:
     Each frame of a basin has the same weight, so that all together have its share.
     """
     started = problem.clock()
-    weighing = Weighing.of(problem, seed, InBasin(problem.basin))
+    weighing = Weighing.of(problem, seed, KEEP_IN_SETS, InBasin(problem.basin))
     positions, weights = weighing.draw(problem, seed + 1, started + seconds / 2)
     there = problem.basin.holds(positions)
     frames = []
@@ -162,7 +165,7 @@ def densities(
 def by_moves(problem: Problem, seed: int, seconds: float) -> Sampled:
     """A chain that is held against what its move says of itself, too."""
     end = problem.clock() + seconds
-    generator = Weighing.of(problem, seed).generator
+    generator = Weighing.of(problem, seed, KEEP).generator
     move, start = TBGMove(generator, n_proposals=BATCH, seed=seed), problem.start()
     langevin(problems.EQUILIBRATION_STEPS, reassign_velocities=True).apply(problem.state, start)
     sampler = MCMCSampler(

@@ -30,6 +30,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from .arrays import Positions, Scalars
+from .flow import FORESIGHT_NODES
 from .molecule import Molecule
 from .potential import ReducedPotential
 from .proposals import ProposalGenerator, Proposals, Thinning
@@ -164,8 +165,9 @@ class ThinnedGenerator:
 
     @property
     def sha256(self) -> str:
-        """Digest of the model, the potential, the threshold and the importance."""
-        chosen = self.log_weight_threshold, self._log_importance
+        """Digest of the model, the potential, the threshold, the importance and the foresight."""
+        foresight = None if self._log_importance is None else FORESIGHT_NODES
+        chosen = self.log_weight_threshold, self._log_importance, foresight
         parts = (self.generator.sha256, self._potential.sha256, *chosen)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
