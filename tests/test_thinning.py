@@ -215,7 +215,9 @@ def log_keep(positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
 
 
 def log_begin(positions_nm: Positions) -> Scalars:
-    by_place: Scalars = -np.abs(positions_nm[:, 1, 1]) / 0.02
+    by_place: Scalars = -1.5 * (
+        1 + np.tanh(positions_nm[:, 1, 1] / 0.01)
+    )  # not of its mirror image
     return by_place
 
 
