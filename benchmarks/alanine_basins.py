@@ -34,25 +34,15 @@ from openmm_tbg.potential import ReducedPotential
 from openmm_tbg.reference import ALANINE_PHI, ALANINE_PSI, ReferenceSystem, alanine_dipeptide
 from openmm_tbg.simulation import Dynamics, repartition_hydrogen_mass, torsion_wall
 from openmm_tbg.store import ProposalStore
+from openmm_tbg.thinning import RegionImportance
 from openmm_tbg.torsions import TorsionRange, dihedral, with_dihedral
 
 SHARE, PILOT, BATCH = 0.5, 128, 2048
 RARE = TorsionRange(ALANINE_PHI, 0.0, 2.0)
 BASINS = {"rare": (RARE, 1.0), "rest": (RARE.others, -1.4)}  # with the phi of its first frame
+WANTED = RegionImportance(TorsionRange(ALANINE_PHI, -0.3, 2.3), elsewhere=-3.0)
 BEYOND_CA = range(9, 22)  # the atoms that phi turns
 REFERENCE = Path(__file__).with_name("reference_free_energy.json")
-
-
-@dataclass(frozen=True)
-class RareBasin:
-    """Proposals foreseen in the rest count less; not so beside the edges, since foresight errs."""
-
-    log_importance: float = -3.0
-    margin: float = 0.3
-
-    def __call__(self, positions_nm: Positions) -> Scalars:
-        near = TorsionRange(ALANINE_PHI, RARE.low - self.margin, RARE.high + self.margin)
-        return self.log_importance * near.others.holds(positions_nm)
 
 
 @dataclass(frozen=True)
@@ -77,15 +67,15 @@ class Problem:
     @cached_property
     def thinned(self) -> ThinnedGenerator:
         """With the threshold that an earlier call has found."""
-        file, rare = self.folder / "threshold.json", RareBasin()
+        file = self.folder / "threshold.json"
         if not file.exists():
             rng = np.random.default_rng(self.seed)
             found = ThinnedGenerator.from_pilot(
-                self.generator, self.potential, SHARE, rng, PILOT, rare
+                self.generator, self.potential, SHARE, rng, PILOT, WANTED
             )
             file.write_text(json.dumps(found.log_weight_threshold))
         threshold = json.loads(file.read_text())
-        return ThinnedGenerator(self.generator, self.potential, threshold, rare)
+        return ThinnedGenerator(self.generator, self.potential, threshold, WANTED)
 
     def store(self, n_batches: int) -> ProposalStore:
         path = self.folder / "proposals"

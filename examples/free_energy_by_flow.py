@@ -25,24 +25,14 @@ from openmm_tbg.free_energy import (
 from openmm_tbg.metropolis import log_weights
 from openmm_tbg.proposals import Proposals
 from openmm_tbg.simulation import torsion_wall
-from openmm_tbg.thinning import LogImportance
+from openmm_tbg.thinning import LogImportance, RegionImportance
 from openmm_tbg.torsions import TorsionRange
 from openmm_tbg.verdict import doubts_of_number
 
 BATCH, PILOT = 8, 32
 BATCH_IN_SETS = 64  # of which few are foreseen in the rare basin, and integrated
 KEEP, KEEP_IN_SETS = 0.3, 0.6  # of a chain; of those few
-LOG_IMPORTANCE = 3.0  # a guess of how much rarer it is, which costs time where it is wrong
-
-
-@dataclass(frozen=True)
-class InBasin:
-    """The log of how much less a proposal counts outside a basin."""
-
-    basin: TorsionRange
-
-    def __call__(self, positions_nm: np.ndarray) -> np.ndarray:
-        return -LOG_IMPORTANCE * self.basin.others.holds(positions_nm)
+ELSEWHERE = -3.0  # a guess of how much rarer it is, which costs time where it is wrong
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,7 @@ class Weighing:
 
 def by_weights(problem: Problem, seed: int, seconds: float) -> Sampled:
     end = problem.clock() + seconds
-    weighing = Weighing.of(problem, seed, KEEP_IN_SETS, InBasin(problem.basin))
+    weighing = Weighing.of(problem, seed, KEEP_IN_SETS, RegionImportance(problem.basin, ELSEWHERE))
     positions, weights = weighing.draw(problem, seed + 1, end)
     there, drawn = problem.basin.holds(positions), weights > -np.inf
     return Sampled(
@@ -98,7 +88,7 @@ def by_basins(problem: Problem, seed: int, seconds: float) -> Sampled:
     Each frame of a basin has the same weight, so that all together have its share.
     """
     started = problem.clock()
-    weighing = Weighing.of(problem, seed, KEEP_IN_SETS, InBasin(problem.basin))
+    weighing = Weighing.of(problem, seed, KEEP_IN_SETS, RegionImportance(problem.basin, ELSEWHERE))
     positions, weights = weighing.draw(problem, seed + 1, started + seconds / 2)
     there = problem.basin.holds(positions)
     frames = []

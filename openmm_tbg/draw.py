@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -12,20 +14,22 @@ from .proposals import Proposals, Thinning
 
 
 def log_begin(
-    flow: ContinuousFlow, filter: TopologyFilter, thinning: Thinning, noise_nm: Positions64
+    flow: ContinuousFlow,
+    filter: TopologyFilter,
+    of_foreseen: Callable[[Positions], Scalars],
+    noise_nm: Positions64,
 ) -> Scalars:
-    """Log-probability that a trajectory from there is integrated at all.
+    """Log-probability that a trajectory from there is integrated at all, by where it would end.
 
     A function of the noise alone, and so of the configuration at its end. The filter brings what is
     foreseen into the molecule's order and hand, as it does with what is drawn, so that images of
     one configuration that are folded into it have the same probability.
     """
-    log_kept = np.zeros(len(noise_nm))
-    if thinning.log_begin is not None:
-        foreseen = filter.screen(flow.foresee(noise_nm).cpu().numpy())
-        if foreseen.passes.any():
-            log_kept[foreseen.passes] = thinning.log_begin(foreseen.positions_nm[foreseen.passes])
-    return log_kept
+    log_begun = np.zeros(len(noise_nm))
+    foreseen = filter.screen(flow.foresee(noise_nm).cpu().numpy())
+    if foreseen.passes.any():
+        log_begun[foreseen.passes] = of_foreseen(foreseen.positions_nm[foreseen.passes])
+    return log_begun
 
 
 class Draw:
@@ -54,7 +58,7 @@ class Draw:
         noise_nm = self._flow.noise(n, generator)
         log_begun, begun = np.zeros(n), np.ones(n, dtype=bool)
         if self._thinning is not None and self._thinning.log_begin is not None:
-            log_begun = log_begin(self._flow, self._filter, self._thinning, noise_nm)
+            log_begun = log_begin(self._flow, self._filter, self._thinning.log_begin, noise_nm)
             begun = log_begun >= -self._rng.exponential(size=n)
         positions_nm = np.full(noise_nm.shape, np.nan)
         log_q, cause = np.full(n, np.nan), np.full(n, Cause.THINNED, dtype=np.int8)

@@ -195,7 +195,9 @@ class BoltzmannGenerator(Shown):
             if thinning is not None:
                 estimate = samples.log_q_estimate.cpu().numpy() + self._filter.log_fold
                 log_q[rows] += thinning.log_keep(inside, estimate)
-                log_q[rows] += log_begin(self.flow, self._filter, thinning, samples.noise_nm)
+                if thinning.log_begin is not None:
+                    begins = thinning.log_begin, samples.noise_nm
+                    log_q[rows] += log_begin(self.flow, self._filter, *begins)
         return Proposals(screened.positions_nm, log_q, screened.cause)
 
     def _require_frozen(self) -> None:

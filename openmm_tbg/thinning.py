@@ -25,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -34,8 +35,33 @@ from .flow import FORESIGHT_NODES
 from .molecule import Molecule
 from .potential import ReducedPotential
 from .proposals import ProposalGenerator, Proposals, Thinning
+from .torsions import TorsionRange
 
 LogImportance = Callable[[Positions], Scalars]
+
+
+@dataclass(frozen=True)
+class RegionImportance:
+    """The log-importance of a range of a dihedral: 0 inside, less elsewhere.
+
+    Args:
+        region: The range; some 0.3 rad wider than the basin in question, since foresight errs.
+        elsewhere: The log-importance outside: minus the log of how much rarer the region is.
+
+    Example:
+        >>> wanted = RegionImportance(TorsionRange((0, 1, 2, 3), 0.0, 2.0), elsewhere=-3.0)
+        >>> quarter_turn = np.array([[[1.0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 1]]])
+        >>> wanted(quarter_turn), wanted(-quarter_turn)
+        (array([0.]), array([-3.]))
+    """
+
+    region: TorsionRange
+    elsewhere: float
+
+    def __call__(self, positions_nm: Positions) -> Scalars:
+        """One number for each configuration in nm."""
+        return np.where(self.region.holds(positions_nm), 0.0, self.elsewhere)
+
 
 HALVINGS = 60
 
@@ -68,9 +94,9 @@ class ThinnedGenerator:
         potential: Reduced potential by which weights are estimated, in a Context of its own: r must
             stay the same function of the configuration.
         log_weight_threshold: $\log c$, in the units of $-u - \log q$; see `from_pilot`.
-        log_importance: $\log h$ of configurations in nm, 0 at most and finite everywhere; an object
-            whose `repr` tells it from others, since the digest holds that. Draw a few hundred rows
-            at a time with it, since few of them are integrated. None: 0.
+        log_importance: $\log h$ of configurations in nm, 0 at most and finite everywhere, such as
+            `RegionImportance`; an object whose `repr` tells it from others, since the digest holds
+            that. Draw hundreds of rows at a time, since few are integrated. None: 0.
 
     Raises:
         ValueError: `log_weight_threshold` is NaN or inf.

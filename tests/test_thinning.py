@@ -215,10 +215,9 @@ def log_keep(positions_nm: Positions, log_q_estimate: Scalars) -> Scalars:
 
 
 def log_begin(positions_nm: Positions) -> Scalars:
-    by_place: Scalars = -1.5 * (
-        1 + np.tanh(positions_nm[:, 1, 1] / 0.01)
-    )  # not of its mirror image
-    return by_place
+    """By place, and not the same for the mirror image."""
+    one_sided: Scalars = -1.5 * (1 + np.tanh(positions_nm[:, 1, 1] / 0.01))
+    return one_sided
 
 
 ROUND_TRIP = 1e-2  # of what depends on the noise, on the few nodes of the miniature
@@ -266,8 +265,7 @@ def test_foresight_is_the_same_for_images_that_are_folded() -> None:
     folded = BoltzmannGenerator(miniatures.trained(sees_hand=False).model, "miniature", "0")
     noise = folded.flow.noise(64, torch.Generator().manual_seed(1))
     one, other = (
-        log_begin_from(folded.flow, folded._filter, BEFORE_AND_AFTER, each)
-        for each in (noise, -noise)
+        log_begin_from(folded.flow, folded._filter, log_begin, each) for each in (noise, -noise)
     )
     np.testing.assert_allclose(one, other, atol=1e-9)
     assert (one < 0).mean() > 0.5
